@@ -1,0 +1,140 @@
+"""Everything this package raises on purpose.
+
+    VoiceError
+    |-- TableError                  a state table that cannot be right; names the row
+    |-- EventNotAllowed             a wish that the present state forbids; nothing has changed
+    |-- SignallingError             the main gateway did not, or could not, answer our join
+    |-- Kicked                      the main gateway took us out of the channel
+    |-- ConnectionFailed            (ConnectionError) no voice connection could be made
+    |   |-- InvalidHandshake        TLS or the websocket upgrade was refused
+    |   |   `-- CertificateRefused  the server's certificate is not what it must be
+    |   |-- UdpBlocked              IP discovery stayed unanswered
+    |   `-- VoiceTimeout            (TimeoutError) a deadline passed
+    |-- ConnectionClosed            (ConnectionError) an established connection ended; carries the close code
+    |-- WebSocketProtocolError      the peer broke the protocol
+    |   `-- MalformedFrame          one frame that cannot be decoded
+    |-- InvalidEndpoint             (ValueError) a host or address that must not be dialled
+    |-- EncryptionError
+    |   |-- NoCommonMode            no transport encryption that both sides know
+    |   |-- PacketRejected          a datagram that is not authentic or not well formed
+    |   `-- KeyExhausted            a key has been used as often as it may be
+    |-- E2EEError
+    |   |-- E2EERequired            policy or server demands end-to-end encryption and it cannot be had
+    |   `-- GroupError              an MLS message that does not fit our group
+    `-- AudioError
+        |-- OpusNotFound            no usable libopus on this machine
+        `-- NotAudio                a file or frame that is not audio we can read
+
+The peer's fault and the caller's are different classes. No message holds a token, a session id or a key.
+"""
+
+from __future__ import annotations
+
+
+class VoiceError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class TableError(VoiceError):
+    """A state table is wrong; the message names the table and the row."""
+
+
+class EventNotAllowed(VoiceError):
+    """We were asked for something that this state forbids; the session is unchanged."""
+
+    def __init__(self, event: str, state: str) -> None:
+        super().__init__(f"{event} is not possible in state {state}")
+        self.event = event
+        self.state = state
+
+
+class SignallingError(VoiceError):
+    """The main gateway gave no voice session: no permission, a full channel, or it is offline."""
+
+
+class Kicked(VoiceError):
+    """The main gateway took us out of the voice channel."""
+
+
+class ConnectionFailed(VoiceError, ConnectionError):
+    """No voice connection could be made; `OSError` and `ConnectionError` catch it too."""
+
+
+class InvalidHandshake(ConnectionFailed):
+    """TLS or the websocket upgrade failed."""
+
+
+class CertificateRefused(InvalidHandshake):
+    """The server's certificate is expired, for another name, or from an unknown authority."""
+
+
+class UdpBlocked(ConnectionFailed):
+    """No answer to IP discovery: UDP does not pass between this host and the voice server."""
+
+
+class VoiceTimeout(ConnectionFailed, TimeoutError):
+    """A deadline passed."""
+
+
+class ConnectionClosed(VoiceError, ConnectionError):
+    """A voice connection ended.
+
+    `code` is the websocket close code (None where none came), `reason` our words for it.
+    """
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        super().__init__(f"{reason} (close code {code if code is not None else 'none'})")
+        self.code = code
+        self.reason = reason
+
+
+class WebSocketProtocolError(VoiceError):
+    """The voice server broke the protocol."""
+
+
+class MalformedFrame(WebSocketProtocolError):
+    """A frame from the voice server that cannot be decoded; the connection lives on."""
+
+
+class InvalidEndpoint(VoiceError, ValueError):
+    """A voice endpoint or media address that must not be dialled."""
+
+
+class EncryptionError(VoiceError):
+    """Base of everything about transport encryption."""
+
+
+class NoCommonMode(EncryptionError):
+    """The server offers no encryption mode that we know."""
+
+
+class PacketRejected(EncryptionError):
+    """A datagram that is not authentic or not well formed; it is counted and dropped."""
+
+
+class KeyExhausted(EncryptionError):
+    """A transport key has been used 2**32 - 1 times; another packet would repeat a nonce."""
+
+
+class E2EEError(VoiceError):
+    """Base of everything about end-to-end encryption (DAVE)."""
+
+
+class E2EERequired(E2EEError):
+    """End-to-end encryption is demanded, by us or by the server, and the other side refuses it."""
+
+
+class GroupError(E2EEError):
+    """An MLS message that does not fit the group we are in."""
+
+
+class AudioError(VoiceError):
+    """Base of everything about sources, codecs and recordings."""
+
+
+class OpusNotFound(AudioError):
+    """No usable libopus on this machine."""
+
+
+class NotAudio(AudioError):
+    """A file or frame that is not audio we can read."""
