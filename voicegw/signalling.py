@@ -1,0 +1,93 @@
+"""How a voice client talks to the main gateway: one wish goes out (op 4), two events come back.
+
+A bot framework owns the main gateway connection; `Signalling` is the little that we ask of it.
+Source: Discord voice docs, "Connecting to Voice".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from voicegw.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What one join gave us; session id and token serve for one Identify and its resumes.
+
+    `endpoint` is `host[:port]` as Discord sends it, without a scheme.
+    """
+
+    guild_id: int
+    channel_id: int
+    user_id: int
+    session_id: Secret[str]
+    token: Secret[str]
+    endpoint: str
+
+
+class SignallingReceiver(Protocol):
+    """Who wants the main gateway's answers; `VoiceClient` is one."""
+
+    def voice_state_update(self, data: Mapping[str, Any]) -> None:
+        """Take the `d` of any VOICE_STATE_UPDATE; others' are ignored."""
+
+    def voice_server_update(self, data: Mapping[str, Any]) -> None:
+        """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
+
+
+class Signalling(Protocol):
+    """The main gateway as a voice client sees it."""
+
+    def attach(self, receiver: SignallingReceiver) -> None:
+        """Remember who gets this guild's voice events; called once, by the client."""
+
+    async def update_voice_state(
+        self, guild_id: int, channel_id: int | None, *, self_mute: bool, self_deaf: bool
+    ) -> None:
+        """Send op 4; `channel_id` None leaves.
+
+        Raises:
+            Exception: anything; the client turns it into `SignallingError`.
+        """
+
+
+class FixedSignalling:
+    """Answers the first join with credentials that were obtained elsewhere, and nothing after it.
+
+    For tools that were handed a session id and a token: there is no main gateway to ask for another pair.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials: Credentials | None = credentials
+        self._receiver: SignallingReceiver | None = None
+
+    def attach(self, receiver: SignallingReceiver) -> None:
+        """Remember who gets the pair."""
+        self._receiver = receiver
+
+    async def update_voice_state(
+        self, guild_id: int, channel_id: int | None, *, self_mute: bool, self_deaf: bool
+    ) -> None:
+        """Hand the pair over once; later joins stay unanswered, as a full channel's do."""
+        credentials, receiver = self._credentials, self._receiver
+        if channel_id is None or credentials is None or receiver is None:
+            return
+        self._credentials = None
+        receiver.voice_state_update(
+            {
+                "guild_id": str(credentials.guild_id),
+                "channel_id": str(credentials.channel_id),
+                "user_id": str(credentials.user_id),
+                "session_id": credentials.session_id.reveal(),
+            }
+        )
+        receiver.voice_server_update(
+            {
+                "guild_id": str(credentials.guild_id),
+                "token": credentials.token.reveal(),
+                "endpoint": credentials.endpoint,
+            }
+        )
