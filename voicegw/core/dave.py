@@ -1,0 +1,287 @@
+"""The MLS group's session: `states/dave.toml`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from voicegw.core.machine_session import MachineSession
+from voicegw.core.shared import E2EEPolicy, Shared
+from voicegw.effects import (
+    ApplyCommit,
+    ApplyProposals,
+    ApplyWelcome,
+    CreateGroup,
+    DropGroup,
+    EncryptionChanged,
+    SendCommitWelcome,
+    SendInvalidCommit,
+    SendKeyPackage,
+    SendTransitionReady,
+    SetExternalSender,
+    SetPassthrough,
+    Warned,
+)
+from voicegw.events import (
+    CommitMade,
+    E2eeAgreed,
+    E2eeLost,
+    GroupEstablished,
+    GroupJoined,
+    KeyPackageMade,
+    ProposalsRejected,
+    SpeechAllowed,
+    SpeechForbidden,
+)
+from voicegw.wire.payloads import (
+    CommitAnnounced,
+    EpochPrepared,
+    ExternalSenderReceived,
+    ProposalsReceived,
+    TransitionExecuted,
+    TransitionPrepared,
+    WelcomeReceived,
+)
+
+MAX_TRANSITIONS = 16
+MAX_PROPOSALS_KEPT = 16
+MAX_RECOVERIES = 3
+RECOVERY_WINDOW_S = 10.0
+PASSTHROUGH_EXPIRY_S = 10
+
+
+class DaveSession(MachineSession):
+    """Which group, which transitions, and whether speech may leave."""
+
+    __slots__ = ("epoch", "external_sender", "privacy_code", "recoveries", "rejected", "transitions", "version")
+    machine: ClassVar[str] = "dave"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.version = 0
+        self.epoch = 0
+        self.privacy_code = ""
+        self.external_sender: bytes | None = None
+        self.transitions: dict[int, int] = {}
+        self.recoveries: list[float] = []
+        self.rejected: list[ProposalsRejected] = []
+
+    # guards
+
+    def alone(self, event: Any) -> bool:
+        """Is nobody else in the call?"""
+        return not self.shared.others
+
+    def version_zero(self, event: E2eeAgreed) -> bool:
+        """Is it transport encryption only?"""
+        return event.protocol_version == 0
+
+    def same_version(self, event: E2eeAgreed) -> bool:
+        """Does the group stay as it is?"""
+        return event.protocol_version == self.version
+
+    def new_group(self, event: EpochPrepared) -> bool:
+        """Does a group begin (epoch 1), or does one go on?"""
+        return event.epoch == 1
+
+    def new_group_alone(self, event: EpochPrepared) -> bool:
+        """Does a group begin with nobody but us?"""
+        return event.epoch == 1 and not self.shared.others
+
+    def immediate(self, event: GroupJoined) -> bool:
+        """Is the transition executed without op 22? Id 0 says so."""
+        return event.transition_id == 0
+
+    def deferred(self, event: TransitionPrepared) -> bool:
+        """Does the transition wait for op 22?"""
+        return event.transition_id != 0
+
+    def downgrade_refused(self, event: TransitionPrepared) -> bool:
+        """Would the call go on in the clear against our policy?"""
+        return event.protocol_version == 0 and self.shared.options.policy is E2EEPolicy.REQUIRE
+
+    def immediate_downgrade(self, event: TransitionPrepared) -> bool:
+        """Does the call go on in the clear at once?"""
+        return event.protocol_version == 0 and event.transition_id == 0
+
+    def executes_downgrade(self, event: TransitionExecuted) -> bool:
+        """Was version 0 announced under this id?"""
+        return self.transitions.get(event.transition_id) == 0
+
+    def executes_group(self, event: TransitionExecuted) -> bool:
+        """Was a group announced under this id?"""
+        return self.transitions.get(event.transition_id, 0) > 0
+
+    def recoveries_spent(self, event: Any) -> bool:
+        """Have there been three recoveries in the last 10 s?"""
+        since = self.shared.now - RECOVERY_WINDOW_S
+        return sum(at >= since for at in self.recoveries) >= MAX_RECOVERIES
+
+    # effects: the group
+
+    def create_group(self, event: Any) -> None:
+        """A new group of this channel; a key package follows."""
+        if isinstance(event, E2eeAgreed | EpochPrepared):
+            self.version = event.protocol_version
+        self.transitions.clear()
+        self.rejected.clear()
+        self.shared.effects.append(
+            CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender)
+        )
+
+    def drop_group(self, event: Any) -> None:
+        """No group, no keys."""
+        self.version = 0
+        self.epoch = 0
+        self.privacy_code = ""
+        self.external_sender = None
+        self.transitions.clear()
+        self.rejected.clear()
+        self.shared.effects.append(DropGroup())
+
+    def note_version(self, event: E2eeAgreed | TransitionPrepared) -> None:
+        """The DAVE version in force."""
+        self.version = event.protocol_version
+
+    def note_next_version(self, event: EpochPrepared | TransitionPrepared) -> None:
+        """The DAVE version of the epoch to come."""
+        self.version = event.protocol_version
+
+    def set_external_sender(self, event: ExternalSenderReceived) -> None:
+        """Who may propose; kept for groups to come on this connection."""
+        self.external_sender = event.data
+        self.shared.effects.append(SetExternalSender(event.data))
+
+    def check_external_sender(self, event: ExternalSenderReceived) -> None:
+        """The same sender again is harmless, another one is refused."""
+        if event.data != self.external_sender:
+            self.shared.counters["external senders refused"] += 1
+            self.shared.report(Warned("the voice server tried to change the group's external sender; refused"))
+
+    def apply_proposals(self, event: ProposalsReceived) -> None:
+        """Judge them by the users that we know to be in the call."""
+        known = frozenset(self.shared.users | {self.shared.user_id})
+        self.shared.effects.append(ApplyProposals(event.revoke, event.data, known))
+
+    def retry_proposals(self, event: Any) -> None:
+        """Judge again what was refused while its user was unknown."""
+        known = frozenset(self.shared.users | {self.shared.user_id})
+        waiting, self.rejected = self.rejected, []
+        for proposals in waiting:
+            self.shared.effects.append(ApplyProposals(proposals.revoke, proposals.data, known))
+
+    def count_rejected_proposals(self, event: ProposalsRejected) -> None:
+        """Keep a few for when their user is known."""
+        self.shared.counters["proposals rejected"] += 1
+        self.rejected = [*self.rejected[1 - MAX_PROPOSALS_KEPT :], event]
+
+    def apply_first_commit(self, event: CommitAnnounced) -> None:
+        """Ours, or none of our business."""
+        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, member=False))
+
+    def apply_commit(self, event: CommitAnnounced) -> None:
+        """Any member's."""
+        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, member=True))
+
+    def apply_welcome(self, event: WelcomeReceived) -> None:
+        """Into the group."""
+        self.shared.effects.append(ApplyWelcome(event.transition_id, event.welcome))
+
+    def count_ignored_commit(self, event: Any) -> None:
+        """Another member's first commit."""
+        self.shared.counters["commits ignored"] += 1
+
+    def note_group(self, event: GroupJoined) -> None:
+        """Another epoch, another privacy code."""
+        self.epoch = event.epoch
+        self.privacy_code = event.privacy_code
+        self.rejected.clear()
+        self.shared.report(EncryptionChanged(event.epoch, event.privacy_code))
+
+    # effects: transitions
+
+    def note_transition(self, event: TransitionPrepared) -> None:
+        """Remember the id's target version; the oldest of too many is forgotten."""
+        self._remember(event.transition_id, event.protocol_version)
+
+    def note_upgrade(self, event: GroupJoined) -> None:
+        """Remember that the id stands for the group."""
+        self._remember(event.transition_id, max(self.version, 1))
+
+    def note_executed(self, event: TransitionExecuted) -> None:
+        """The id is spent; its version is in force."""
+        self.version = self.transitions.pop(event.transition_id)
+
+    def count_unknown_transition(self, event: TransitionExecuted) -> None:
+        """Unknown or repeated."""
+        self.shared.counters["unknown transitions"] += 1
+
+    def pass_through(self, event: Any) -> None:
+        """Frames without E2EE are taken from now on."""
+        self.shared.effects.append(SetPassthrough(allowed=True, expiry_s=0))
+
+    def expect_passthrough(self, event: TransitionPrepared) -> None:
+        """Before a downgrade others may already send without E2EE."""
+        if event.protocol_version == 0:
+            self.shared.effects.append(SetPassthrough(allowed=True, expiry_s=0))
+
+    def close_passthrough(self, event: Any) -> None:
+        """Frames that were under way are taken for 10 s more."""
+        self.shared.effects.append(SetPassthrough(allowed=False, expiry_s=PASSTHROUGH_EXPIRY_S))
+
+    # effects: speech
+
+    def allow_clear(self, event: Any) -> None:
+        """Frames may leave without E2EE: announced by the server, permitted by policy."""
+        self.shared.signals.append(SpeechAllowed(encrypted=False))
+
+    def allow_encrypted(self, event: Any) -> None:
+        """Frames may leave, encrypted."""
+        self.shared.signals.append(SpeechAllowed(encrypted=True))
+        self.shared.signals.append(GroupEstablished())
+
+    def forbid_speech(self, event: Any) -> None:
+        """No frame may leave."""
+        self.shared.signals.append(SpeechForbidden())
+
+    # effects: what is sent and said
+
+    def send_key_package(self, event: KeyPackageMade) -> None:
+        """Op 26."""
+        self.shared.effects.append(SendKeyPackage(event.data))
+
+    def send_commit_welcome(self, event: CommitMade) -> None:
+        """Op 28."""
+        self.shared.effects.append(SendCommitWelcome(event.data))
+
+    def send_transition_ready(self, event: GroupJoined | TransitionPrepared) -> None:
+        """Op 23."""
+        self.shared.effects.append(SendTransitionReady(event.transition_id))
+
+    def send_invalid_commit(self, event: Any) -> None:
+        """Op 31; where no id is at fault, the last one announced."""
+        transition_id = getattr(event, "transition_id", None)
+        if transition_id is None:
+            transition_id = max(self.transitions, default=0)
+        self.shared.effects.append(SendInvalidCommit(transition_id))
+
+    def spend_recovery(self, event: Any) -> None:
+        """Three in 10 s are enough."""
+        self.recoveries = [*self.recoveries[1 - MAX_RECOVERIES :], self.shared.now]
+
+    def announce_e2ee_lost(self, event: Any) -> None:
+        """A fresh voice session is needed."""
+        self.shared.signals.append(E2eeLost())
+
+    def report_downgrade_refused(self, event: Any) -> None:
+        """Muted until a group is offered again."""
+        self.shared.report(Warned("downgrade refused: the voice server gave up E2EE, the policy is 'require'; muted"))
+
+    def report_group_delayed(self, event: Any) -> None:
+        """Held for long; the bot should know."""
+        self.shared.report(Warned("E2EE is not ready yet: others are in the call, but no group has formed"))
+
+    def _remember(self, transition_id: int, version: int) -> None:
+        self.transitions.pop(transition_id, None)
+        while len(self.transitions) >= MAX_TRANSITIONS:
+            del self.transitions[next(iter(self.transitions))]
+        self.transitions[transition_id] = version

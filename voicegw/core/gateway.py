@@ -1,0 +1,359 @@
+"""The voice websocket's session: `states/gateway.toml`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from voicegw.core.machine_session import MachineSession
+from voicegw.core.shared import Shared
+from voicegw.effects import (
+    AbortSocket,
+    CloseSocket,
+    DropKey,
+    ForgetUser,
+    MapSsrc,
+    OpenSocket,
+    Reconnecting,
+    Resumed,
+    SendIdentify,
+    SendResume,
+    SendSelectProtocol,
+    SendSpeaking,
+    UseKey,
+    UsersChanged,
+)
+from voicegw.errors import (
+    ConnectionClosed,
+    ConnectionFailed,
+    E2EEError,
+    E2EERequired,
+    InvalidEndpoint,
+    NoCommonMode,
+    UdpBlocked,
+    VoiceError,
+    VoiceTimeout,
+    WebSocketProtocolError,
+)
+from voicegw.events import (
+    E2eeAgreed,
+    FrameRejected,
+    GatewayClosed,
+    GatewayDown,
+    GatewayInterrupted,
+    GatewayReady,
+    GatewayResumed,
+    HeartStarted,
+    IpDiscovered,
+    MediaOffered,
+    SessionEnded,
+    SessionLost,
+    SocketClosed,
+    SocketFailed,
+    SocketRefused,
+)
+from voicegw.wire.encryption import choose_mode
+from voicegw.wire.endpoint import check_media_address
+from voicegw.wire.opcodes import Opcode
+from voicegw.wire.payloads import (
+    ClientDisconnected,
+    ClientsConnected,
+    HelloReceived,
+    ReadyReceived,
+    SessionDescriptionReceived,
+    SpeakingReceived,
+    VideoReceived,
+)
+
+REJECTED_LIMIT = 10
+RESUME_BACKOFF_S = 1.0
+
+
+class GatewaySession(MachineSession):
+    """One voice session with one voice server."""
+
+    __slots__ = ("last_close_code", "mode", "rejected_in_row")
+    machine: ClassVar[str] = "gateway"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.mode = ""
+        self.rejected_in_row = 0
+        self.last_close_code: int | None = None
+
+    def judge(self, event: SocketClosed) -> SessionEnded:
+        """Turn a close code into the table's decision."""
+        self.last_close_code = event.code
+        entry = self.table.close_event(event.code)
+        return SessionEnded(entry.event, event.code, entry.reason)
+
+    # deadlines
+
+    def resume_backoff(self) -> float:
+        """The most that we wait before resuming on a server in trouble."""
+        return RESUME_BACKOFF_S
+
+    # guards
+
+    def media_address_refused(self, event: ReadyReceived) -> bool:
+        """Is the media address one that must not be sent to?"""
+        try:
+            check_media_address(event.ip, self.shared.options.allow_private_media)
+        except InvalidEndpoint:
+            return True
+        return False
+
+    def no_common_mode(self, event: ReadyReceived) -> bool:
+        """Is no offered encryption mode usable?"""
+        try:
+            self._choose(event)
+        except NoCommonMode:
+            return True
+        return False
+
+    def mode_differs(self, event: SessionDescriptionReceived) -> bool:
+        """Does the server use another mode than we selected?"""
+        return event.mode != self.mode
+
+    def version_unknown(self, event: SessionDescriptionReceived) -> bool:
+        """Is the DAVE version one that we did not offer?"""
+        return not 0 <= event.dave_protocol_version <= self.shared.options.max_dave_protocol_version
+
+    def downgrade_refused(self, event: SessionDescriptionReceived) -> bool:
+        """Would the call be in the clear against our policy?"""
+        return event.dave_protocol_version == 0 and self.shared.options.policy == "require"
+
+    def handshake_spoiled(self, event: FrameRejected) -> bool:
+        """Was it a message without which there is no session?"""
+        return event.op in (Opcode.READY, Opcode.SESSION_DESCRIPTION)
+
+    def too_many_rejected(self, event: FrameRejected) -> bool:
+        """Is this one bad frame in a row too many?"""
+        return self.rejected_in_row + 1 >= REJECTED_LIMIT
+
+    # effects: the session
+
+    def begin_session(self, event: Any) -> None:
+        """Forget everything of the session before."""
+        self.shared.sequence.reset()
+        self.shared.users.clear()
+        self.shared.ssrc = 0
+        self.mode = ""
+        self.rejected_in_row = 0
+
+    def end_session(self, event: Any) -> None:
+        """Key, path, heart and group belong to the session and end with it."""
+        self.shared.effects.append(DropKey())
+        self.shared.signals.append(GatewayClosed())
+
+    def open_socket(self, event: Any) -> None:
+        """Dial; events of older sockets count no more."""
+        self.shared.socket_generation += 1
+        self.shared.effects.append(OpenSocket(self.shared.socket_generation))
+
+    def close_socket(self, event: Any) -> None:
+        """Close with 1000: we are done for good."""
+        self.shared.effects.append(CloseSocket(1000))
+
+    def abort_socket(self, event: Any) -> None:
+        """Drop it without a word, and hear nothing more of it."""
+        self.shared.socket_generation += 1
+        self.shared.effects.append(AbortSocket())
+
+    def interrupt(self, event: Any) -> None:
+        """The websocket is lost, the session is not."""
+        self.shared.signals.append(GatewayInterrupted())
+        reason = event.reason if isinstance(event, SessionEnded) else event.name.replace("_", " ")
+        self.shared.report(Reconnecting(reason))
+
+    # effects: the handshake
+
+    def start_heart(self, event: HelloReceived) -> None:
+        """Beat at Hello's interval."""
+        self.shared.signals.append(HeartStarted(event.heartbeat_interval_s))
+
+    def send_identify(self, event: Any) -> None:
+        """Op 0."""
+        self.shared.effects.append(SendIdentify(self.shared.options.max_dave_protocol_version))
+
+    def send_resume(self, event: Any) -> None:
+        """Op 7, with the last number seen."""
+        self.shared.effects.append(SendResume(self.shared.sequence.last))
+
+    def note_ready(self, event: ReadyReceived) -> None:
+        """Keep our SSRC and choose the encryption mode."""
+        self.shared.ssrc = event.ssrc
+        self.mode = self._choose(event)
+
+    def offer_media(self, event: ReadyReceived) -> None:
+        """Tell the transport where media goes."""
+        self.shared.signals.append(MediaOffered(event.ip, event.port))
+
+    def send_select_protocol(self, event: IpDiscovered) -> None:
+        """Op 1."""
+        self.shared.effects.append(SendSelectProtocol(event.address, event.port, self.mode))
+
+    def use_key(self, event: SessionDescriptionReceived) -> None:
+        """Encrypt with the transport key from here on."""
+        self.shared.effects.append(UseKey(event.mode, event.secret_key, self.shared.ssrc))
+
+    def register_ssrc(self, event: Any) -> None:
+        """Op 5 with 0: the server must know our SSRC before the first packet."""
+        self.shared.effects.append(SendSpeaking(0, self.shared.ssrc))
+
+    def agree_e2ee(self, event: SessionDescriptionReceived) -> None:
+        """Tell the dave machine the version."""
+        self.shared.signals.append(E2eeAgreed(event.dave_protocol_version))
+
+    # effects: who is there
+
+    def map_ssrc(self, event: SpeakingReceived) -> None:
+        """Credit packets of this SSRC to the user that announced it."""
+        self.shared.effects.append(MapSsrc(event.ssrc, event.user_id))
+
+    def map_audio_ssrc(self, event: VideoReceived) -> None:
+        """The same from op 12; 0 means no audio."""
+        if event.audio_ssrc:
+            self.shared.effects.append(MapSsrc(event.audio_ssrc, event.user_id))
+
+    def note_users(self, event: ClientsConnected) -> None:
+        """More users are in the call."""
+        joined = tuple(user for user in event.user_ids if user not in self.shared.users)
+        self.shared.users.update(joined)
+        self.shared.report(UsersChanged(joined=joined, left=()))
+
+    def forget_user(self, event: ClientDisconnected) -> None:
+        """A user left, and with it SSRCs, decoder and buffers."""
+        self.shared.users.discard(event.user_id)
+        self.shared.effects.append(ForgetUser(event.user_id))
+        self.shared.report(UsersChanged(joined=(), left=(event.user_id,)))
+
+    def count_rejected(self, event: FrameRejected) -> None:
+        """One bad frame; the reader lives."""
+        self.rejected_in_row += 1
+        self.shared.counters["frames rejected"] += 1
+
+    # effects: what the call machine hears
+
+    def announce_ready(self, event: Any) -> None:
+        """The session is there."""
+        self.shared.signals.append(GatewayReady())
+
+    def announce_resumed(self, event: Any) -> None:
+        """The session is there again."""
+        self.shared.signals.append(GatewayResumed())
+        self.shared.report(Resumed())
+
+    def announce_down(self, event: Any) -> None:
+        """Closed as asked."""
+        self.shared.signals.append(GatewayDown())
+
+    def report_new_pair(self, event: Any) -> None:
+        """Another pair may help."""
+        self._lose("lost_new_pair", _error_of(event))
+
+    def report_timeout(self, event: Any) -> None:
+        """A deadline passed; another pair may help."""
+        self._lose("lost_new_pair", VoiceTimeout(f"the voice server did not answer in time ({event.name})"))
+
+    def report_refused(self, event: SocketRefused) -> None:
+        """The certificate is wrong: no retry would be safe."""
+        self._lose("lost_for_good", event.error)
+
+    def report_address_refused(self, event: ReadyReceived) -> None:
+        """The voice server named a media address that must not be sent to."""
+        error = InvalidEndpoint(
+            f"the voice server names {event.ip} as media address, which is not a global one; "
+            "allow_private_media permits it for a server of your own"
+        )
+        self._lose("lost_for_good", error)
+
+    def report_no_common_mode(self, event: ReadyReceived) -> None:
+        """No encryption mode that both sides know."""
+        offered = ", ".join(event.modes)
+        self._lose("lost_for_good", NoCommonMode(f"the voice server offers no mode that we know: {offered}"))
+
+    def report_mode_differs(self, event: SessionDescriptionReceived) -> None:
+        """The server took another mode than was selected."""
+        error = WebSocketProtocolError(f"{self.mode} was selected, the voice server answers with {event.mode}")
+        self._lose("lost_new_pair", error)
+
+    def report_version_unknown(self, event: SessionDescriptionReceived) -> None:
+        """The server selected a DAVE version that was not offered."""
+        version = event.dave_protocol_version
+        offered = self.shared.options.max_dave_protocol_version
+        self._lose("lost_for_good", E2EEError(f"DAVE version {version} was selected, {offered} was offered"))
+
+    def report_e2ee_refused(self, event: Any) -> None:
+        """The call would be in the clear."""
+        error = E2EERequired(
+            "the voice server offers no end-to-end encryption here and the policy is 'require'; "
+            "policy 'allow' joins without it"
+        )
+        self._lose("lost_for_good", error)
+
+    def report_e2ee_required(self, event: SessionEnded) -> None:
+        """The server demands E2EE and we did not offer it."""
+        error = E2EERequired(
+            "Discord requires end-to-end encryption in this channel; the policy 'off' switched it off"
+            if self.shared.options.policy == "off"
+            else "Discord requires an end-to-end encryption (DAVE) version that the installed davey does not have"
+        )
+        self._lose("lost_for_good", error)
+
+    def report_e2ee_lost(self, event: Any) -> None:
+        """Recovery failed too often."""
+        self._lose("lost_e2ee", E2EEError("end-to-end encryption could not be recovered"))
+
+    def report_protocol_error(self, event: FrameRejected) -> None:
+        """The server says what cannot be understood."""
+        error = WebSocketProtocolError("the voice server sent a message that cannot be used")
+        self._lose("lost_new_pair", error)
+
+    def report_udp_blocked(self, event: Any) -> None:
+        """No datagram comes back."""
+        error = UdpBlocked("IP discovery was not answered: UDP is blocked between here and the voice server")
+        self._lose("lost_new_pair", error)
+
+    def report_forgiven_once(self, event: SessionEnded) -> None:
+        """One new pair, then the end."""
+        self._lose("lost_forgiven_once", _error_of(event))
+
+    def report_complaint(self, event: SessionEnded) -> None:
+        """The end after two in a row."""
+        self._lose("lost_complaint", _error_of(event))
+
+    def report_await(self, event: SessionEnded) -> None:
+        """The main gateway decides."""
+        self._lose("lost_await", _error_of(event))
+
+    def report_await_server(self, event: SessionEnded) -> None:
+        """Another server may be announced."""
+        self._lose("lost_await_server", _error_of(event))
+
+    def report_other_mode(self, event: SessionEnded) -> None:
+        """The other mode, once."""
+        self.shared.modes_refused.add(self.mode)
+        self._lose("lost_other_mode", _error_of(event))
+
+    def report_rate_limited(self, event: SessionEnded) -> None:
+        """No retry inside the cool-down."""
+        self._lose("lost_for_good", _error_of(event))
+
+    def report_defect(self, event: SessionEnded) -> None:
+        """Our defect."""
+        self._lose("lost_for_good", _error_of(event))
+
+    def _choose(self, event: ReadyReceived) -> str:
+        wanted = [mode for mode in event.modes if mode in self.shared.options.modes]
+        return choose_mode(wanted, self.shared.modes_refused)
+
+    def _lose(self, name: str, error: VoiceError) -> None:
+        self.shared.signals.append(SessionLost(name, error))
+
+
+def _error_of(event: Any) -> VoiceError:
+    if isinstance(event, SessionEnded):
+        return ConnectionClosed(event.code, event.reason)
+    if isinstance(event, SocketFailed):
+        return event.error
+    return ConnectionFailed(f"the voice session ended: {event.name.replace('_', ' ')}")

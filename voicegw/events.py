@@ -1,0 +1,464 @@
+"""Everything that moves the machines: what the voice server says, what adapters notice, what the bot wishes.
+
+An event is a fact in the past tense. Its `name` is the word that the tables in `states/` use for it. What the voice server
+says is decoded in `voicegw.wire.payloads`; those payloads are events as they stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from voicegw.errors import VoiceError
+from voicegw.secret import Secret
+from voicegw.wire.payloads import Payload
+
+# -- the bot's wishes
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequested:
+    """The bot wants to be in `channel_id` of its guild."""
+
+    name: ClassVar[str] = "join_requested"
+    channel_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """The bot wants to be gone; `error` is why, where something went wrong on our side."""
+
+    name: ClassVar[str] = "leave_requested"
+    error: VoiceError | None = None
+
+
+# -- the main gateway
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceStateUpdated:
+    """Our own voice state changed; `channel_id` None means that we are in no channel."""
+
+    name: ClassVar[str] = "voice_state_updated"
+    channel_id: int | None
+    session_id: Secret[str]
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceServerUpdated:
+    """The guild's voice server changed; `endpoint` None means that it went away."""
+
+    name: ClassVar[str] = "voice_server_updated"
+    token: Secret[str]
+    endpoint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignallingFailed:
+    """Op 4 could not be sent."""
+
+    name: ClassVar[str] = "signalling_failed"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MainSessionLost:
+    """The bot's main gateway session was invalidated (not resumed)."""
+
+    name: ClassVar[str] = "main_session_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class MainSessionStarted:
+    """The bot's main gateway identified afresh."""
+
+    name: ClassVar[str] = "main_session_started"
+
+
+# -- the websocket
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOpened:
+    """The websocket upgrade succeeded."""
+
+    name: ClassVar[str] = "socket_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFailed:
+    """The websocket could not be opened."""
+
+    name: ClassVar[str] = "socket_failed"
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SocketRefused:
+    """The server's certificate is not what it must be."""
+
+    name: ClassVar[str] = "socket_refused"
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SocketClosed:
+    """The websocket ended; `code` is None where no close frame came.
+
+    The gateway's table turns the code into one of its `closed_*` events.
+    """
+
+    name: ClassVar[str] = "socket_closed"
+    code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A `SocketClosed` after the table has judged its code; `name` is the table's decision."""
+
+    name: str
+    code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRejected:
+    """A frame could not be decoded; `op` where that much could be read."""
+
+    name: ClassVar[str] = "frame_rejected"
+    op: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderFailed:
+    """Handling a frame raised something unexpected: our defect."""
+
+    name: ClassVar[str] = "reader_failed"
+    what: str
+
+
+# -- the UDP path
+
+
+@dataclass(frozen=True, slots=True)
+class IpDiscovered:
+    """The voice server told our public address."""
+
+    name: ClassVar[str] = "ip_discovered"
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UdpFailed:
+    """No UDP socket could be opened."""
+
+    name: ClassVar[str] = "udp_failed"
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class PathHeard:
+    """Datagrams have come since the last keepalive."""
+
+    name: ClassVar[str] = "path_heard"
+
+
+@dataclass(frozen=True, slots=True)
+class PathUnheard:
+    """No datagram has come since the last keepalive."""
+
+    name: ClassVar[str] = "path_unheard"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExhausted:
+    """The transport key has been used 2**31 times."""
+
+    name: ClassVar[str] = "key_exhausted"
+
+
+# -- the MLS group
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPackageMade:
+    """A fresh key package, for op 26."""
+
+    name: ClassVar[str] = "key_package_made"
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMade:
+    """Our commit of the present proposals, with its welcome where it adds anybody: op 28's payload."""
+
+    name: ClassVar[str] = "commit_made"
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalsRejected:
+    """Proposals that do not fit our group now."""
+
+    name: ClassVar[str] = "proposals_rejected"
+    revoke: bool
+    data: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupJoined:
+    """A commit or a welcome was applied; `privacy_code` has 30 digits."""
+
+    name: ClassVar[str] = "group_joined"
+    transition_id: int
+    epoch: int
+    privacy_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRejected:
+    """A commit or a welcome does not fit our group."""
+
+    name: ClassVar[str] = "group_rejected"
+    transition_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitIgnored:
+    """A commit of a group that we are not in yet."""
+
+    name: ClassVar[str] = "commit_ignored"
+    transition_id: int
+
+
+# -- the player
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """There is something to say."""
+
+    name: ClassVar[str] = "speech_started"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """There is nothing more to say: the end, a pause, a stop."""
+
+    name: ClassVar[str] = "speech_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceSent:
+    """The five frames of silence have left."""
+
+    name: ClassVar[str] = "silence_sent"
+
+
+# -- time
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """A timer fired; `name` is the deadline's, `at` the time it was armed for, which tells a stale one."""
+
+    name: str
+    at: float
+
+
+# -- signals: what one machine tells the others; adapters never send them
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequested:
+    """call to gateway: dial with the pair that is in `Shared.credentials`."""
+
+    name: ClassVar[str] = "connect_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRequested:
+    """call to gateway: end the voice session."""
+
+    name: ClassVar[str] = "close_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class HeartStarted:
+    """gateway to heartbeat: Hello was heard."""
+
+    name: ClassVar[str] = "heart_started"
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeartDied:
+    """heartbeat to gateway: two beats unanswered."""
+
+    name: ClassVar[str] = "heart_died"
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOffered:
+    """gateway to transport: Ready was heard."""
+
+    name: ClassVar[str] = "media_offered"
+    ip: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryFailed:
+    """transport to gateway: IP discovery stayed unanswered, or no socket could be had."""
+
+    name: ClassVar[str] = "discovery_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class E2eeAgreed:
+    """gateway to dave: the Session Description named a DAVE version."""
+
+    name: ClassVar[str] = "e2ee_agreed"
+    protocol_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class E2eeLost:
+    """dave to gateway: recovery failed too often."""
+
+    name: ClassVar[str] = "e2ee_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEstablished:
+    """dave to call: E2EE works."""
+
+    name: ClassVar[str] = "group_established"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayReady:
+    """gateway to call: the voice session is ready."""
+
+    name: ClassVar[str] = "gateway_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInterrupted:
+    """gateway to heartbeat: the websocket is lost, the session is not."""
+
+    name: ClassVar[str] = "gateway_interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayResumed:
+    """gateway to speech: the session lives on."""
+
+    name: ClassVar[str] = "gateway_resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayClosed:
+    """gateway to heartbeat, transport and dave: the session is over."""
+
+    name: ClassVar[str] = "gateway_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayDown:
+    """gateway to call: closed as asked."""
+
+    name: ClassVar[str] = "gateway_down"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """gateway to call: the voice session ended; `name` (lost_*) says what may help."""
+
+    name: str
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechAllowed:
+    """dave to speech: frames may leave, encrypted end to end or (version 0, by policy) not."""
+
+    name: ClassVar[str] = "speech_allowed"
+    encrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechForbidden:
+    """dave to speech: no frame may leave."""
+
+    name: ClassVar[str] = "speech_forbidden"
+
+
+Signal = (
+    ConnectRequested
+    | CloseRequested
+    | HeartStarted
+    | HeartDied
+    | MediaOffered
+    | DiscoveryFailed
+    | E2eeAgreed
+    | E2eeLost
+    | GroupEstablished
+    | GatewayReady
+    | GatewayInterrupted
+    | GatewayResumed
+    | GatewayClosed
+    | GatewayDown
+    | SessionLost
+    | SessionEnded
+    | SpeechAllowed
+    | SpeechForbidden
+)
+
+Event = (
+    Payload
+    | JoinRequested
+    | LeaveRequested
+    | VoiceStateUpdated
+    | VoiceServerUpdated
+    | SignallingFailed
+    | MainSessionLost
+    | MainSessionStarted
+    | SocketOpened
+    | SocketFailed
+    | SocketRefused
+    | SocketClosed
+    | FrameRejected
+    | ReaderFailed
+    | IpDiscovered
+    | UdpFailed
+    | PathHeard
+    | PathUnheard
+    | KeyExhausted
+    | KeyPackageMade
+    | CommitMade
+    | ProposalsRejected
+    | GroupJoined
+    | GroupRejected
+    | CommitIgnored
+    | SpeechStarted
+    | SpeechEnded
+    | SilenceSent
+    | DeadlinePassed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """An event with the generation of the socket that caused it; one of another generation has no effect.
+
+    `seq` is the message's sequence number, where it had one.
+    """
+
+    source: Literal["websocket", "udp"]
+    generation: int
+    event: Event
+    seq: int | None = None

@@ -1,0 +1,117 @@
+"""The core of a call: events in, effects out. It opens nothing, reads no clock and draws no random number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from voicegw.core.call import CallSession
+from voicegw.core.dave import DaveSession
+from voicegw.core.gateway import GatewaySession
+from voicegw.core.heartbeat import HeartbeatSession
+from voicegw.core.machine_session import MachineSession
+from voicegw.core.shared import E2EEPolicy, Options, Shared
+from voicegw.core.speech import SpeechSession
+from voicegw.core.transport import TransportSession
+from voicegw.effects import Effect
+from voicegw.events import DeadlinePassed, Event, FrameRejected, Signal, SocketClosed, Stamped
+
+__all__ = ["E2EEPolicy", "Options", "Transition", "VoiceSession"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step of one machine, for logs, tests and pictures."""
+
+    machine: str
+    before: str
+    event: str
+    after: str
+    at: float
+
+
+class VoiceSession:
+    """The six machines of one call, moved by one door.
+
+    `receive(event, now)` feeds one event to every machine whose table knows it, then the signals that the machines gave each
+    other, and returns the effects in the order in which they must be carried out. `now` is monotonic, in seconds.
+    """
+
+    __slots__ = ("_routes", "call", "dave", "gateway", "heartbeat", "observer", "shared", "speech", "transport")
+
+    def __init__(
+        self,
+        user_id: int,
+        guild_id: int,
+        options: Options | None = None,
+        observer: Callable[[Transition], None] | None = None,
+    ) -> None:
+        self.shared = Shared(user_id, guild_id, options or Options())
+        self.observer = observer
+        self.gateway = GatewaySession(self.shared)
+        self.heartbeat = HeartbeatSession(self.shared)
+        self.transport = TransportSession(self.shared)
+        self.dave = DaveSession(self.shared)
+        self.speech = SpeechSession(self.shared)
+        self.call = CallSession(self.shared)
+        self._routes: dict[str, tuple[MachineSession, ...]] = {}
+        for name in {name for machine in self.machines for name in (*machine.table.events, *machine.table.deadlines)}:
+            self._routes[name] = tuple(
+                machine
+                for machine in self.machines
+                if name in machine.table.events or name in machine.table.deadlines
+            )
+
+    @property
+    def machines(self) -> tuple[MachineSession, ...]:
+        """All six, in the order in which they see an event."""
+        return (self.gateway, self.heartbeat, self.transport, self.dave, self.speech, self.call)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Every machine's state."""
+        return {machine.machine: machine.state for machine in self.machines}
+
+    def receive(self, event: Event | Stamped, now: float) -> list[Effect]:
+        """Feed one event; carry out the returned effects in order.
+
+        A stamped event of another generation, and a timer that was cancelled or armed anew, have no effect.
+
+        Raises:
+            EventNotAllowed: the bot asked for something that the present state forbids; nothing has changed.
+        """
+        shared = self.shared
+        shared.now = now
+        if isinstance(event, Stamped):
+            accepted = self._unstamp(event)
+            if accepted is None:
+                return []
+            event = accepted
+        if isinstance(event, DeadlinePassed):
+            if shared.timers.get(event.name) != event.at:
+                shared.counters["stale timers"] += 1
+                return []
+            del shared.timers[event.name]
+        shared.effects = []
+        self._fire(self.gateway.judge(event) if isinstance(event, SocketClosed) else event)
+        while shared.signals:
+            self._fire(shared.signals.popleft())
+        return shared.effects
+
+    def _unstamp(self, stamped: Stamped) -> Event | None:
+        shared = self.shared
+        current = shared.socket_generation if stamped.source == "websocket" else shared.udp_generation
+        if stamped.generation != current:
+            shared.counters["events of an older generation"] += 1
+            return None
+        shared.sequence.note(stamped.seq)
+        if stamped.source == "websocket" and not isinstance(stamped.event, FrameRejected):
+            self.gateway.rejected_in_row = 0
+        return stamped.event
+
+    def _fire(self, event: Event | Signal) -> None:
+        for machine in self._routes[event.name]:
+            before = machine.state
+            outcome = machine.fire(event)
+            if outcome.taken and self.observer is not None:
+                self.observer(Transition(machine.machine, before, event.name, machine.state, self.shared.now))
