@@ -1,0 +1,44 @@
+"""Timers of one call on an event loop: one per name, armed and cancelled as the core says."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from voicegw.effects import ArmTimer
+
+
+class Timers:
+    """Brings `fire(name, at)` at its time; `at` is the one that the effect named."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fire: Callable[[str, float], None]) -> None:
+        self._loop = loop
+        self._fire = fire
+        self._handles: dict[str, asyncio.TimerHandle] = {}
+
+    def arm(self, effect: ArmTimer) -> None:
+        """Arm one timer; an older one of its name is replaced."""
+        self.cancel(effect.name)
+        due = effect.at
+        if effect.jitter:
+            due -= random.uniform(0.0, effect.after_s)  # noqa: S311 - spreads reconnects, guards nothing
+        self._handles[effect.name] = self._loop.call_at(due, self._pass, effect.name, effect.at)
+
+    def cancel(self, name: str) -> None:
+        """Forget one timer."""
+        handle = self._handles.pop(name, None)
+        if handle is not None:
+            handle.cancel()
+
+    def cancel_all(self) -> None:
+        """Forget all."""
+        for name in tuple(self._handles):
+            self.cancel(name)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def _pass(self, name: str, at: float) -> None:
+        self._handles.pop(name, None)
+        self._fire(name, at)

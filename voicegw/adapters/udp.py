@@ -1,0 +1,100 @@
+"""The UDP socket of one voice session: connected, never queueing, drained at every wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable
+
+from voicegw.errors import ConnectionFailed
+
+RECEIVE_BUFFER_BYTES = 4 << 20
+DATAGRAM_BYTES = 65536
+DRAIN_LIMIT = 256
+
+
+class VoiceUdp:
+    """A kernel-connected socket: datagrams of other sources never reach us.
+
+    `on_datagram(data)` is called on the loop for each datagram. Sending never queues: what the kernel refuses is lost, since
+    late audio is worse than none.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, address: tuple[str, int], on_datagram: Callable[[bytes], None]
+    ) -> None:
+        """Open it.
+
+        Raises:
+            ConnectionFailed: no socket, or no route to that address.
+        """
+        self._loop = loop
+        self._on_datagram = on_datagram
+        self._reader: asyncio.Task[None] | None = None
+        self.received = 0
+        family = socket.AF_INET6 if ipaddress.ip_address(address[0]).version == 6 else socket.AF_INET
+        try:
+            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise ConnectionFailed(f"no UDP socket can be had: {error.strerror}") from error
+        try:
+            self._socket.setblocking(False)
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            self._socket.connect(address)
+        except OSError as error:
+            self._socket.close()
+            raise ConnectionFailed(f"no UDP route to the voice server: {error.strerror}") from error
+        try:
+            loop.add_reader(self._socket.fileno(), self._drain)
+        except NotImplementedError:  # the proactor loop of Windows
+            self._reader = loop.create_task(self._read())
+
+    @property
+    def local_port(self) -> int:
+        """Our port on this host."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def send(self, data: bytes) -> None:
+        """Send one datagram now.
+
+        Raises:
+            OSError: the kernel refuses it; it is lost.
+        """
+        self._socket.send(data)
+
+    def close(self) -> None:
+        """Close; harmless when closed already."""
+        if self._socket.fileno() < 0:
+            return
+        if self._reader is not None:
+            self._reader.cancel()
+        else:
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _drain(self) -> None:
+        receive, deliver = self._socket.recv, self._on_datagram
+        for _ in range(DRAIN_LIMIT):
+            try:
+                data = receive(DATAGRAM_BYTES)
+            except OSError:  # nothing left, or an ICMP error of an earlier send
+                return
+            self.received += 1
+            deliver(data)
+            if self._socket.fileno() < 0:
+                return
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._loop.sock_recv(self._socket, DATAGRAM_BYTES)
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+            self.received += 1
+            self._on_datagram(data)

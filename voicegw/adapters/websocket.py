@@ -1,0 +1,148 @@
+"""The voice websocket over aiohttp: verified TLS, no redirect, no proxy from the environment, frames of 1 MiB at most."""
+
+from __future__ import annotations
+
+import ssl
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import aiohttp
+
+from voicegw.errors import (
+    CertificateRefused,
+    ConnectionClosed,
+    ConnectionFailed,
+    InvalidHandshake,
+    MalformedFrame,
+    VoiceError,
+)
+
+MAX_FRAME_BYTES = 1 << 20
+
+
+def tls_context(ca_pem: bytes | None = None) -> ssl.SSLContext:
+    """The system's trust, and with `ca_pem` one more authority (for a server of your own).
+
+    Raises:
+        CertificateRefused: `ca_pem` holds no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca_pem is not None:
+        try:
+            context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+        except (ssl.SSLError, UnicodeDecodeError) as error:
+            raise CertificateRefused("the extra CA is not a PEM certificate") from error
+    return context
+
+
+def check_tls_context(context: ssl.SSLContext) -> None:
+    """Refuse a context that would not notice a man in the middle.
+
+    Raises:
+        CertificateRefused: names or certificates are not checked.
+    """
+    if not context.check_hostname or context.verify_mode is not ssl.CERT_REQUIRED:
+        raise CertificateRefused("the TLS context must check certificates and host names")
+
+
+class VoiceWebSocket:
+    """One open websocket. Reading and writing belong to one task each."""
+
+    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._session = session
+        self._socket = socket
+
+    @classmethod
+    async def connect(cls, url: str, context: ssl.SSLContext) -> VoiceWebSocket:
+        """Dial `url`.
+
+        Raises:
+            CertificateRefused: the server's certificate is not valid for its name.
+            InvalidHandshake: TLS or the upgrade failed; redirects are not followed.
+            ConnectionFailed: no address, refused, unreachable.
+        """
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(_refuse_redirect)
+        session = aiohttp.ClientSession(trust_env=False, trace_configs=[trace])
+        try:
+            socket = await session.ws_connect(
+                url,
+                ssl=context,
+                max_msg_size=MAX_FRAME_BYTES,
+                autoping=True,
+                timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+            )
+        except BaseException as error:
+            await session.close()
+            if isinstance(error, Exception):
+                _translate(error)
+            raise
+        return cls(session, socket)
+
+    async def receive(self) -> str | bytes:
+        """The next frame.
+
+        Raises:
+            ConnectionClosed: there is none; `code` is the peer's close code, None where no close frame came.
+            MalformedFrame: a frame that is neither text nor binary.
+        """
+        message = await self._socket.receive()
+        if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
+            data: str | bytes = message.data
+            return data
+        if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+            raise ConnectionClosed(self._socket.close_code, "the voice websocket was closed")
+        if message.type is aiohttp.WSMsgType.ERROR:
+            raise ConnectionClosed(self._socket.close_code, "the voice websocket broke")
+        raise MalformedFrame("a websocket frame that is neither text nor binary")
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send one frame.
+
+        Raises:
+            ConnectionClosed: the websocket is closed or broke.
+        """
+        try:
+            if isinstance(frame, str):
+                await self._socket.send_str(frame)
+            else:
+                await self._socket.send_bytes(frame)
+        except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
+            raise ConnectionClosed(self._socket.close_code, "the voice websocket is closed") from error
+
+    async def close(self, code: int = 1000) -> None:
+        """Close with a close frame, waiting 2 s at most for the peer's."""
+        try:
+            await self._socket.close(code=code)
+        finally:
+            await self._session.close()
+
+    async def release(self) -> None:
+        """Free what is left after the peer closed, or drop the connection without a close handshake."""
+        await self._session.close()
+
+
+async def _refuse_redirect(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
+) -> None:
+    raise InvalidHandshake("the voice server redirects to another host; not followed")
+
+
+def _translate(error: Exception) -> NoReturn:
+    if isinstance(error, VoiceError):
+        raise error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", "not valid")
+        raise CertificateRefused(f"the voice server's certificate was refused: {reason}") from error
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        raise InvalidHandshake("TLS with the voice server failed") from error
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        raise InvalidHandshake(f"the voice server refused the websocket upgrade (HTTP {error.status})") from error
+    if isinstance(error, aiohttp.ClientError | OSError | TimeoutError):
+        raise ConnectionFailed(f"the voice server cannot be reached: {_brief(error)}") from error
+    raise error
+
+
+def _brief(error: BaseException) -> str:
+    inner: Any = getattr(error, "os_error", error)
+    return getattr(inner, "strerror", None) or type(inner).__name__
