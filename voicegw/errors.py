@@ -93,7 +93,15 @@ class WebSocketProtocolError(VoiceError):
 
 
 class MalformedFrame(WebSocketProtocolError):
-    """A frame from the voice server that cannot be decoded; the connection lives on."""
+    """A frame that cannot be decoded; the connection lives on.
+
+    `op` and `seq` are what could be read of it: a frame that is refused still counts for `seq_ack`.
+    """
+
+    def __init__(self, what: str, op: int | None = None, seq: int | None = None) -> None:
+        super().__init__(what)
+        self.op = op
+        self.seq = seq
 
 
 class InvalidEndpoint(VoiceError, ValueError):

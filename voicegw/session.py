@@ -110,8 +110,10 @@ class VoiceSession:
         return stamped.event
 
     def _fire(self, event: Event | Signal) -> None:
-        for machine in self._routes[event.name]:
+        machines = self._routes.get(event.name, ())
+        if not machines:
+            self.shared.counters[f"ignored: {event.name}"] += 1
+        for machine in machines:
             before = machine.state
-            outcome = machine.fire(event)
-            if outcome.taken and self.observer is not None:
+            if machine.fire(event) and self.observer is not None:
                 self.observer(Transition(machine.machine, before, event.name, machine.state, self.shared.now))

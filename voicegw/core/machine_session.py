@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from voicegw.core.shared import Shared
 from voicegw.effects import ArmTimer, CancelTimer
+from voicegw.errors import TableError
+from voicegw.tables.check import check_words
 from voicegw.tables.load import load_table
-from voicegw.tables.machine import Engine, Outcome, engine
+from voicegw.tables.machine import Engine, engine
 from voicegw.tables.model import Table
 
 
@@ -24,14 +26,16 @@ class MachineSession:
 
     def __init_subclass__(cls) -> None:
         cls.table = load_table(cls.machine)
+        for violation in check_words(cls.table, cls):
+            raise TableError(str(violation))
         cls.engine = engine(cls.machine)
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.state = self.table.initial
 
-    def fire(self, event: Any) -> Outcome:
-        """Let the table decide; raises EventNotAllowed where it refuses."""
+    def fire(self, event: Any) -> bool:
+        """Let the table decide; was a row taken? Raises EventNotAllowed where the table refuses."""
         return self.engine.fire(self, event)
 
     # what the engine asks for when a state is entered or left

@@ -1,0 +1,1 @@
+"""State tables: find, read, check, run and draw the machines of `states/*.toml`."""

@@ -1,0 +1,212 @@
+"""Look at a table for everything that can be seen without running it; each finding names its row or state.
+
+The rules: every word is known; every row can be taken and the last row of an event is not guarded; every state is reachable; where
+a machine has an end, every state has a way to it; every state either rests, is final, or waits with a deadline, and a deadline that
+passes always leads somewhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from voicegw.tables.load import load_table, table_names
+from voicegw.tables.model import Table, Transition
+
+CLOSE_CODES = range(1000, 5000)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with a table."""
+
+    machine: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All tables together.
+
+    `pairs` counts (state, event) pairs, all of them decided; `bound_s` is the longest that a wish to join can stay undecided.
+    """
+
+    states: int
+    rows: int
+    pairs: int
+    bound_s: float
+    violations: tuple[Violation, ...]
+
+
+def check_table(table: Table) -> list[Violation]:
+    """Everything that is wrong with one table, in a fixed order; empty where all is well."""
+    found = [Violation(table.machine, where, what) for where, what in _words(table)]
+    if not found:  # the graph means nothing while names do not resolve
+        found = [Violation(table.machine, where, what) for where, what in (*_rows(table), *_waiting(table), *_graph(table))]
+    return found
+
+
+def check_words(table: Table, session: type) -> list[Violation]:
+    """Guards, effects and `given_by` that the session's class does not have."""
+    found = []
+    for row in table.rows:
+        for name in (*([row.guard.removeprefix("!")] if row.guard else []), *row.effects):
+            if not callable(getattr(session, name, None)):
+                found.append(Violation(table.machine, str(row), f"{session.__name__} has no {name!r}"))
+    for deadline in table.deadlines.values():
+        if deadline.given_by and not callable(getattr(session, deadline.given_by, None)):
+            where = f"deadline {deadline.name}"
+            found.append(Violation(table.machine, where, f"{session.__name__} has no {deadline.given_by!r}"))
+    return found
+
+
+def check_all(sessions: Mapping[str, type], max_attempts: int) -> Report:
+    """All tables, with the words of their sessions' classes; `max_attempts` bounds the call's attempts.
+
+    Raises:
+        TableError: a table cannot even be read.
+    """
+    tables = [load_table(name) for name in table_names()]
+    violations: list[Violation] = []
+    for table in tables:
+        violations += check_table(table)
+        if table.machine in sessions:
+            violations += check_words(table, sessions[table.machine])
+        else:
+            violations.append(Violation(table.machine, "the table", "no session carries it out"))
+    per_attempt = sum(longest_wait(load_table(name)) for name in ("call", "gateway"))
+    return Report(
+        states=sum(len(table.states) for table in tables),
+        rows=sum(len(table.rows) for table in tables),
+        pairs=sum(len(table.states) * len(table.vocabulary) for table in tables),
+        bound_s=max_attempts * per_attempt,
+        violations=tuple(violations),
+    )
+
+
+def longest_wait(table: Table) -> float:
+    """Seconds of the longest way through states that wait, none of them twice: the most that one attempt can take.
+
+    A state that is entered again spends a new attempt, so attempts times this bounds the whole.
+    """
+    waits = {name: table.deadlines[state.deadline].seconds for name, state in table.states.items() if state.deadline}
+    ways: dict[str, set[str]] = {name: set() for name in waits}
+    for transition in table.transitions:
+        if transition.state in waits and transition.to in waits and transition.to != transition.state:
+            ways[transition.state].add(transition.to)
+
+    def longest(name: str, passed: frozenset[str]) -> float:
+        onward = (longest(other, passed | {other}) for other in ways[name] - passed)
+        return waits[name] + max(onward, default=0.0)
+
+    return max((longest(name, frozenset({name})) for name in waits), default=0.0)
+
+
+def reachable(table: Table, start: Iterable[str], *, backwards: bool = False) -> set[str]:
+    """The states that rows lead to from `start`, or with `backwards` those that lead there."""
+    ways: dict[str, set[str]] = {name: set() for name in table.states}
+    for transition in table.transitions:
+        if transition.to is not None:
+            source, target = (transition.to, transition.state) if backwards else (transition.state, transition.to)
+            ways[source].add(target)
+    seen = set(start)
+    todo = list(seen)
+    while todo:
+        for name in ways[todo.pop()] - seen:
+            seen.add(name)
+            todo.append(name)
+    return seen
+
+
+def _words(table: Table) -> Iterator[tuple[str, str]]:
+    for what, names in (("initial", (table.initial,)), ("final", table.final)):
+        for name in names:
+            if name not in table.states:
+                yield what, f"{name!r} is not a leaf state"
+    for name in set(table.events) & set(table.deadlines):
+        yield f"event {name}", "is a deadline, too"
+    for state in table.states.values():
+        if state.deadline is not None and state.deadline not in table.deadlines:
+            yield f"state {state.name}", f"unknown deadline {state.deadline!r}"
+    for row in table.rows:
+        if row.event not in table.vocabulary:
+            yield str(row), f"unknown event {row.event!r}"
+        for source in row.sources:
+            if not table.leaves(source):
+                yield str(row), f"unknown state {source!r}"
+        if row.to is not None and row.to not in table.states:
+            yield str(row), f"'to' must be a leaf state, {row.to!r} is not"
+    for entry in table.close_codes:
+        if entry.event not in table.events:
+            yield f"close code {entry.codes}", f"unknown event {entry.event!r}"
+
+
+def _rows(table: Table) -> Iterator[tuple[str, str]]:
+    used = {row.event for row in table.rows}
+    for name in table.vocabulary:
+        if name not in used:
+            yield f"event {name}", "no row uses it"
+    for name in table.states:
+        for event in sorted(table.enabled(name)):
+            rows = table.rows_for(name, event)
+            if all(row.guard is not None for row in rows):
+                yield str(rows[-1].row), f"the last row of {event} in {name} is guarded: nothing decides the rest"
+    taken = {
+        transition.row.number
+        for name in table.states
+        for event in table.enabled(name)
+        for transition in _takeable(table, name, event)
+    }
+    for row in table.rows:
+        if row.number not in taken:
+            yield str(row), "shadowed: in each of its states an earlier row decides"
+    if table.close_codes:
+        for code in (None, *CLOSE_CODES):
+            if all(entry.width(code) is None for entry in table.close_codes):
+                yield f"close code {code}", "is not decided"
+
+
+def _takeable(table: Table, state: str, event: str) -> Iterator[Transition]:
+    """The rows that can be taken: not after one without a guard, nor where the same guard was asked before."""
+    asked: set[str] = set()
+    for transition in table.rows_for(state, event):
+        if transition.guard is None:
+            yield transition
+            return
+        if transition.guard not in asked:
+            yield transition
+        asked.add(transition.guard)
+
+
+def _waiting(table: Table) -> Iterator[tuple[str, str]]:
+    waited_for = {state.deadline for state in table.states.values()}
+    for name in table.deadlines:
+        if name not in waited_for:
+            yield f"deadline {name}", "no state waits with it"
+    for state in table.states.values():
+        where = f"state {state.name}"
+        if (state.deadline is not None) + state.rest + (state.name in table.final) != 1:
+            yield where, "must have a deadline, rest, or be final: exactly one"
+        if state.deadline is not None:
+            rows = table.rows_for(state.name, state.deadline)
+            if not rows:
+                yield where, f"its deadline {state.deadline} has no row"
+            for row in rows:
+                if row.to is None:
+                    yield str(row.row), f"{state.deadline} passes in {state.name} and nothing is armed any more"
+
+
+def _graph(table: Table) -> Iterator[tuple[str, str]]:
+    seen = reachable(table, (table.initial,))
+    for name in table.states:
+        if name not in seen:
+            yield f"state {name}", "cannot be reached"
+    if table.final:
+        ending = reachable(table, table.final, backwards=True)
+        for name in table.states:
+            if name not in ending:
+                yield f"state {name}", "has no way to an end"
