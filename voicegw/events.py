@@ -1,7 +1,7 @@
 """Everything that moves the machines: what the voice server says, what adapters notice, what the bot wishes.
 
-An event is a fact in the past tense. Its `name` is the word that the tables in `states/` use for it. What the voice server
-says is decoded in `voicegw.wire.payloads`; those payloads are events as they stand.
+An event is a fact in the past tense. Its `name` is the word that the tables in `states/` use for it. What the voice
+server says is decoded in `voicegw.wire.payloads`; those payloads are events as they stand.
 """
 
 from __future__ import annotations

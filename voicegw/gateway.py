@@ -66,11 +66,13 @@ _log = logging.getLogger("voicegw")
 class DiscordGatewayVoice:
     """The gateway that voice clients use to talk to Discord over a secure websocket.
 
-    Nothing is decided here: each method carries out one effect of `states/gateway.toml` or brings it one event. `client` is the
-    owner, `kokoro` the heart (None before `start`), `loop` the event loop, `websocket` the open websocket or None.
+    Nothing is decided here: each method carries out one effect of `states/gateway.toml` or brings it one event.
+    `client` is the owner, `kokoro` the heart (None before `start`), `loop` the event loop, `websocket` the open
+    websocket or None.
 
-    The opcodes are class attributes under the names of the voice documentation. `INVALIDATE_SESSION` keeps its old name for 9,
-    which means `RESUMED` today; `CLIENT_CONNECT` keeps its for 12, which is `VIDEO` today (11 is `CLIENTS_CONNECT`).
+    The opcodes are class attributes under the names of the voice documentation. `INVALIDATE_SESSION` keeps its old
+    name for 9, which means `RESUMED` today; `CLIENT_CONNECT` keeps its for 12, which is `VIDEO` today (11 is
+    `CLIENTS_CONNECT`).
     """
 
     IDENTIFY: ClassVar[int] = 0
@@ -301,7 +303,9 @@ class DiscordGatewayVoice:
 
     async def _run(self, generation: int, outbox: asyncio.Queue[str | bytes]) -> None:
         try:
-            endpoint = parse_endpoint(self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts)
+            endpoint = parse_endpoint(
+                self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts
+            )
             websocket = await VoiceWebSocket.connect(endpoint.url, self.client.tls)
         except CertificateRefused as error:
             self._feed(generation, SocketRefused(error))

@@ -17,8 +17,8 @@ MAX_OUTSTANDING = 8
 class Kokoro:
     """Beats when the heartbeat machine says so, and measures how long the answer takes.
 
-    `latency` is the last round trip in seconds; `DEFAULT_LATENCY` while none is recorded. The schedule, and what happens when no
-    answer comes, are rows of `states/heartbeat.toml`.
+    `latency` is the last round trip in seconds; `DEFAULT_LATENCY` while none is recorded. The schedule, and what
+    happens when no answer comes, are rows of `states/heartbeat.toml`.
     """
 
     DEFAULT_LATENCY: ClassVar[float] = 9999.0
@@ -33,7 +33,8 @@ class Kokoro:
     @property
     def beating(self) -> bool:
         """Is the heart at work?"""
-        return self.gateway.client.session.heartbeat.state != self.gateway.client.session.heartbeat.table.initial
+        heartbeat = self.gateway.client.session.heartbeat
+        return heartbeat.state != "stopped"
 
     @property
     def interval(self) -> float:

@@ -33,11 +33,22 @@ class Transition:
 class VoiceSession:
     """The six machines of one call, moved by one door.
 
-    `receive(event, now)` feeds one event to every machine whose table knows it, then the signals that the machines gave each
-    other, and returns the effects in the order in which they must be carried out. `now` is monotonic, in seconds.
+    `receive(event, now)` feeds one event to every machine whose table knows it, then the signals that the machines
+    gave each other, and returns the effects in the order in which they must be carried out. `now` is monotonic, in
+    seconds.
     """
 
-    __slots__ = ("_routes", "call", "dave", "gateway", "heartbeat", "observer", "shared", "speech", "transport")
+    __slots__ = (
+        "_routes",
+        "call",
+        "dave",
+        "gateway",
+        "heartbeat",
+        "observer",
+        "shared",
+        "speech",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -57,9 +68,7 @@ class VoiceSession:
         self._routes: dict[str, tuple[MachineSession, ...]] = {}
         for name in {name for machine in self.machines for name in (*machine.table.events, *machine.table.deadlines)}:
             self._routes[name] = tuple(
-                machine
-                for machine in self.machines
-                if name in machine.table.events or name in machine.table.deadlines
+                machine for machine in self.machines if name in machine.table.events or name in machine.table.deadlines
             )
 
     @property

@@ -18,8 +18,8 @@ DRAIN_LIMIT = 256
 class VoiceUdp:
     """A kernel-connected socket: datagrams of other sources never reach us.
 
-    `on_datagram(data)` is called on the loop for each datagram. Sending never queues: what the kernel refuses is lost, since
-    late audio is worse than none.
+    `on_datagram(data)` is called on the loop for each datagram. Sending never queues: what the kernel refuses is
+    lost, since late audio is worse than none.
     """
 
     def __init__(

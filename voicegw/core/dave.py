@@ -52,7 +52,15 @@ PASSTHROUGH_EXPIRY_S = 10
 class DaveSession(MachineSession):
     """Which group, which transitions, and whether speech may leave."""
 
-    __slots__ = ("epoch", "external_sender", "privacy_code", "recoveries", "rejected", "transitions", "version")
+    __slots__ = (
+        "epoch",
+        "external_sender",
+        "privacy_code",
+        "recoveries",
+        "rejected",
+        "transitions",
+        "version",
+    )
     machine: ClassVar[str] = "dave"
 
     def __init__(self, shared: Shared) -> None:
@@ -124,9 +132,7 @@ class DaveSession(MachineSession):
             self.version = event.protocol_version
         self.transitions.clear()
         self.rejected.clear()
-        self.shared.effects.append(
-            CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender)
-        )
+        self.shared.effects.append(CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender))
 
     def drop_group(self, event: Any) -> None:
         """No group, no keys."""

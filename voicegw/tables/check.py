@@ -1,8 +1,8 @@
 """Look at a table for everything that can be seen without running it; each finding names its row or state.
 
-The rules: every word is known; every row can be taken and the last row of an event is not guarded; every state is reachable; where
-a machine has an end, every state has a way to it; every state either rests, is final, or waits with a deadline, and a deadline that
-passes always leads somewhere else.
+The rules: every word is known; every row can be taken and the last row of an event is not guarded; every state is
+reachable; where a machine has an end, every state has a way to it; every state either rests, is final, or waits with
+a deadline, and a deadline that passes always leads somewhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Violation:
 class Report:
     """All tables together.
 
-    `pairs` counts (state, event) pairs, all of them decided; `bound_s` is the longest that a wish to join can stay undecided.
+    `pairs` counts (state, event) pairs, all of them decided; `bound_s` is the longest that a wish to join can stay
+    undecided.
     """
 
     states: int
@@ -46,7 +47,9 @@ def check_table(table: Table) -> list[Violation]:
     """Everything that is wrong with one table, in a fixed order; empty where all is well."""
     found = [Violation(table.machine, where, what) for where, what in _words(table)]
     if not found:  # the graph means nothing while names do not resolve
-        found = [Violation(table.machine, where, what) for where, what in (*_rows(table), *_waiting(table), *_graph(table))]
+        found = [
+            Violation(table.machine, where, what) for where, what in (*_rows(table), *_waiting(table), *_graph(table))
+        ]
     return found
 
 
@@ -154,7 +157,10 @@ def _rows(table: Table) -> Iterator[tuple[str, str]]:
         for event in sorted(table.enabled(name)):
             rows = table.rows_for(name, event)
             if all(row.guard is not None for row in rows):
-                yield str(rows[-1].row), f"the last row of {event} in {name} is guarded: nothing decides the rest"
+                yield (
+                    str(rows[-1].row),
+                    f"the last row of {event} in {name} is guarded: nothing decides the rest",
+                )
     taken = {
         transition.row.number
         for name in table.states
@@ -197,7 +203,10 @@ def _waiting(table: Table) -> Iterator[tuple[str, str]]:
                 yield where, f"its deadline {state.deadline} has no row"
             for row in rows:
                 if row.to is None:
-                    yield str(row.row), f"{state.deadline} passes in {state.name} and nothing is armed any more"
+                    yield (
+                        str(row.row),
+                        f"{state.deadline} passes in {state.name} and nothing is armed any more",
+                    )
 
 
 def _graph(table: Table) -> Iterator[tuple[str, str]]:

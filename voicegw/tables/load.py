@@ -1,4 +1,7 @@
-"""Find and read the tables. What a table says about states, events and deadlines is looked at in `voicegw.tables.check`."""
+"""Find and read the tables.
+
+What a table says about states, events and deadlines is looked at in `voicegw.tables.check`.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,9 @@ def parse_table(text: str, machine: str) -> Table:
         raise TableError(f"{machine}: not TOML: {error}") from error
     reader = _Reader(machine)
     reader.only(data, HEADER | SECTIONS, "the table")
-    header = reader.fields(data, "the table", {"machine": str, "title": str, "text": str, "initial": str, "final": list})
+    header = reader.fields(
+        data, "the table", {"machine": str, "title": str, "text": str, "initial": str, "final": list}
+    )
     if header["machine"] != machine:
         raise TableError(f"{machine}: the file says that it is {header['machine']!r}")
     states, parents = reader.states(data.get("state", []))
@@ -125,7 +130,9 @@ class _Reader:
             if name not in entry:
                 raise self.complain(where, f"{name!r} is missing")
             value = entry[name]
-            if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+            if isinstance(value, bool) != (kind is bool) or not isinstance(
+                value, (int, float) if kind is float else kind
+            ):
                 raise self.complain(where, f"{name!r} must be of type {kind.__name__}")
         return {name: entry[name] for name in wanted}
 

@@ -1,7 +1,7 @@
 """Run the tables: one flat, synchronous `transitions.Machine` for all sessions of a table.
 
-A session is never registered with the machine; it is passed to every trigger and keeps its state in `session.state`. That costs a
-session a few slots and an event some 10 µs, and nothing of a session outlives it.
+A session is never registered with the machine; it is passed to every trigger and keeps its state in `session.state`.
+That costs a session a few slots and an event some 10 µs, and nothing of a session outlives it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EngineSession(Protocol):
         """The table has no row for the event here and ignores it."""
 
 
-class WaitingState(transitions.State):  # type: ignore[misc]
+class WaitingState(transitions.State):
     """A state that arms its deadline when it is entered and cancels it when it is left."""
 
     table: ClassVar[Table]
@@ -40,8 +40,8 @@ class WaitingState(transitions.State):  # type: ignore[misc]
         """Arm the deadline."""
         name = self.table.states[self.name].deadline
         if name is not None:
+            session: Any = event_data.model
             deadline = self.table.deadlines[name]
-            session = event_data.model
             seconds = getattr(session, deadline.given_by)() if deadline.given_by else deadline.seconds
             session.arm(name, seconds)
 
@@ -49,7 +49,8 @@ class WaitingState(transitions.State):  # type: ignore[misc]
         """Cancel the deadline."""
         name = self.table.states[self.name].deadline
         if name is not None:
-            event_data.model.cancel(name)
+            session: Any = event_data.model
+            session.cancel(name)
 
 
 class Engine:
@@ -96,7 +97,12 @@ def engine(name: str) -> Engine:
 
 
 def _keywords(row: Transition) -> dict[str, Any]:
-    keywords: dict[str, Any] = {"trigger": row.event, "source": row.state, "dest": row.to, "before": list(row.effects)}
+    keywords: dict[str, Any] = {
+        "trigger": row.event,
+        "source": row.state,
+        "dest": row.to,
+        "before": list(row.effects),
+    }
     if row.guard is not None:
         negated = row.guard.startswith("!")
         keywords["unless" if negated else "conditions"] = row.guard.removeprefix("!")

@@ -1,0 +1,562 @@
+"""VoiceClient: one bot's call in one guild. It feeds the core with what happens and carries out what the core wants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, assert_never
+
+from voicegw.adapters.mls import MlsGroup
+from voicegw.adapters.timers import Timers
+from voicegw.adapters.udp import VoiceUdp
+from voicegw.adapters.websocket import check_tls_context, tls_context
+from voicegw.effects import (
+    AbortSocket,
+    ApplyCommit,
+    ApplyProposals,
+    ApplyWelcome,
+    ArmTimer,
+    CancelTimer,
+    Closed,
+    CloseSocket,
+    CloseUdp,
+    Connected,
+    CreateGroup,
+    DrainStream,
+    DropGroup,
+    DropKey,
+    Effect,
+    ForgetUser,
+    HoldStream,
+    MapSsrc,
+    Moved,
+    Notice,
+    OpenSocket,
+    OpenUdp,
+    ReleaseStream,
+    Report,
+    SendCommitWelcome,
+    SendDiscovery,
+    SendHeartbeat,
+    SendIdentify,
+    SendInvalidCommit,
+    SendKeepalive,
+    SendKeyPackage,
+    SendResume,
+    SendSelectProtocol,
+    SendSpeaking,
+    SendTransitionReady,
+    SendVoiceState,
+    SetExternalSender,
+    SetPassthrough,
+    UseKey,
+)
+from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceError, VoiceTimeout
+from voicegw.events import (
+    DeadlinePassed,
+    Event,
+    IpDiscovered,
+    JoinRequested,
+    KeyExhausted,
+    LeaveRequested,
+    MainSessionLost,
+    MainSessionStarted,
+    PathHeard,
+    PathUnheard,
+    SignallingFailed,
+    SilenceSent,
+    SpeechEnded,
+    SpeechStarted,
+    Stamped,
+    UdpFailed,
+    VoiceServerUpdated,
+    VoiceStateUpdated,
+)
+from voicegw.gateway import DiscordGatewayVoice
+from voicegw.media.player import Playback, Player
+from voicegw.media.receiver import StreamReceiver, UserStats
+from voicegw.media.sender import StreamSender
+from voicegw.media.sinks import Sink
+from voicegw.media.sources import Source
+from voicegw.secret import Secret
+from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
+from voicegw.signalling import Credentials, Signalling
+from voicegw.wire.discovery import discovery_request, keepalive, parse_discovery
+from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
+
+HISTORY = 1024
+
+_log = logging.getLogger("voicegw")
+
+
+@dataclass(frozen=True, slots=True)
+class CallStats:
+    """Counts of a call: packets and bytes sent, frames held back, packets that could not be sent, and what was heard by user id."""
+
+    packets: int
+    bytes: int
+    held: int
+    errors: int
+    users: Mapping[int, UserStats]
+
+
+class VoiceClient:
+    """A call: join, play, listen, move, leave. It comes back by itself from what the network does.
+
+    All methods belong to the running event loop. `policy` says whether speech may leave without end-to-end encryption: "require"
+    (never), "allow" (where the server has none), "off" (not even offered). `modes` are the transport encryptions to use.
+    `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an address for a voice server of your own;
+    `ssl_context` replaces the trust altogether. `names_channel` adds the channel to Identify, as version 9 of the gateway does.
+    """
+
+    def __init__(
+        self,
+        *,
+        user_id: int,
+        guild_id: int,
+        signalling: Signalling,
+        channel_id: int | None = None,
+        policy: E2EEPolicy | str = E2EEPolicy.REQUIRE,
+        modes: Iterable[str] = PREFERRED_MODES,
+        ca_pem: bytes | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        allowed_hosts: Iterable[str] = (),
+        allow_private_media: bool = False,
+        self_mute: bool = False,
+        self_deaf: bool = False,
+        names_channel: bool = False,
+    ) -> None:
+        self.tls = ssl_context if ssl_context is not None else tls_context(ca_pem)
+        check_tls_context(self.tls)
+        self.channel_id = channel_id
+        self.names_channel = names_channel
+        self.history: deque[Transition] = deque(maxlen=HISTORY)
+        options = Options(
+            policy=E2EEPolicy(policy),
+            modes=tuple(modes),
+            allowed_hosts=tuple(allowed_hosts),
+            allow_private_media=allow_private_media,
+        )
+        self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
+        self.gateway = DiscordGatewayVoice(self)
+        self.sender = StreamSender(self._key_worn)
+        self.player = Player(
+            self.sender,
+            on_speech_started=lambda: self.feed(SpeechStarted()),
+            on_speech_ended=lambda: self.feed(SpeechEnded()),
+            on_silence_sent=lambda: self.feed(SilenceSent()),
+        )
+        self.receiver = StreamReceiver(self._now)
+        self.receiver.use_decrypt(self._decrypt)
+        self._group = MlsGroup(user_id, self._now)
+        self._signalling = signalling
+        self._signalling_turn = asyncio.Lock()
+        self._self_mute = self_mute
+        self._self_deaf = self_deaf
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timers: Timers | None = None
+        self._udp: VoiceUdp | None = None
+        self._udp_generation = 0
+        self._udp_heard = 0
+        self._keepalives = 0
+        self._key: UseKey | None = None
+        self._inbox: deque[Event | Stamped] = deque()
+        self._busy = False
+        self._listeners: list[Callable[[Notice], None]] = []
+        self._joining: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.error: VoiceError | None = None
+        signalling.attach(self)
+
+    # -- what a bot does
+
+    async def connect(self, channel_id: int | None = None, timeout_s: float = 30.0) -> None:
+        """Join `channel_id` (or the channel given at the beginning) and wait until the voice session is ready.
+
+        Raises:
+            VoiceTimeout: not ready after `timeout_s` seconds; the call is left.
+            EventNotAllowed: the call has a channel already, or was closed; a new call takes a new client.
+            VoiceError: what ended the attempt.
+        """
+        await self._join(channel_id, timeout_s)
+
+    async def move_to(self, channel_id: int, timeout_s: float = 30.0) -> None:
+        """Go to another channel of the guild and wait until the voice session there is ready.
+
+        Raises:
+            as `connect`.
+        """
+        await self._join(channel_id, timeout_s)
+
+    def play(self, source: Source) -> Playback:
+        """Play `source` now, instead of what was played before; it is held while E2EE is not ready."""
+        return self.player.play(source)
+
+    def listen(self, sink: Sink | None) -> None:
+        """Give what the others say, decoded, to `sink`; None stops. The sink stays the caller's to close."""
+        self.receiver.flush()
+        self.receiver.sink = sink
+
+    def add_listener(self, listener: Callable[[Notice], None]) -> None:
+        """Call `listener(notice)` for all that happens: `Connected`, `Moved`, `Reconnecting`, `EncryptionChanged`, `Closed` ..."""
+        self._listeners.append(listener)
+
+    async def close(self) -> None:
+        """Leave the channel and free everything; harmless when closed already."""
+        if self._loop is None:
+            self._begin()
+        self.feed(LeaveRequested())
+        await self.wait_closed()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.gateway.join_tasks()
+
+    async def wait_closed(self) -> None:
+        """Until the call is over, for whatever reason; `error` says which, None where the bot asked for it."""
+        if self._closed is None:
+            self._begin()
+        assert self._closed is not None
+        await asyncio.shield(self._closed)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    # -- what a bot may look at
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The present state of each machine."""
+        return self.session.states
+
+    @property
+    def latency(self) -> float:
+        """The last heartbeat's round trip in seconds."""
+        return self.gateway.latency
+
+    @property
+    def users(self) -> frozenset[int]:
+        """The others in the call."""
+        return frozenset(self.session.shared.others)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the E2EE group, 0 while there is none."""
+        return self.session.dave.epoch
+
+    @property
+    def privacy_code(self) -> str:
+        """30 digits that all in the call see alike where nobody listens in; empty while there is no group."""
+        return self.session.dave.privacy_code
+
+    @property
+    def stats(self) -> CallStats:
+        """What was sent and heard."""
+        sender = self.sender
+        return CallStats(sender.packets, sender.bytes, sender.held, sender.errors, self.receiver.stats)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The pair of the present session."""
+        credentials = self.session.shared.credentials
+        if credentials is None:
+            raise EventNotAllowed("using a voice session", self.session.call.state)
+        return credentials
+
+    def way(self, machine: str) -> list[str]:
+        """The states that a machine has passed, the oldest first."""
+        steps = [step for step in self.history if step.machine == machine and step.before != step.after]
+        return [step.before for step in steps[:1]] + [step.after for step in steps]
+
+    # -- what the main gateway says
+
+    def voice_state_update(self, data: Mapping[str, Any]) -> None:
+        """Take the `d` of any VOICE_STATE_UPDATE; others' are ignored."""
+        shared = self.session.shared
+        if _snowflake(data.get("user_id")) != shared.user_id or _snowflake(data.get("guild_id")) != shared.guild_id:
+            shared.counters["foreign voice states"] += 1
+            return
+        channel_id = _snowflake(data.get("channel_id"))
+        self.feed(VoiceStateUpdated(channel_id, Secret(str(data.get("session_id") or ""))))
+
+    def voice_server_update(self, data: Mapping[str, Any]) -> None:
+        """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
+        shared = self.session.shared
+        if _snowflake(data.get("guild_id")) != shared.guild_id:
+            shared.counters["foreign voice servers"] += 1
+            return
+        endpoint = data.get("endpoint")
+        token = Secret(str(data.get("token") or ""))
+        self.feed(VoiceServerUpdated(token, endpoint if isinstance(endpoint, str) else None))
+
+    def main_session_lost(self) -> None:
+        """The bot's main gateway session was invalidated, not resumed: its voice sessions end with it."""
+        self.feed(MainSessionLost())
+
+    def main_session_started(self) -> None:
+        """The bot's main gateway has identified afresh."""
+        self.feed(MainSessionStarted())
+
+    # -- the loop between core and hands
+
+    def feed(self, event: Event | Stamped) -> None:
+        """Give one event to the core and carry out what follows from it; events that come meanwhile wait their turn.
+
+        Raises:
+            EventNotAllowed: the present state forbids it; nothing has changed.
+        """
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        refused: EventNotAllowed | None = None
+        try:
+            while self._inbox:
+                waiting = self._inbox.popleft()
+                try:
+                    effects = self.session.receive(waiting, self._now())
+                except EventNotAllowed as error:
+                    refused = error if waiting is event else refused
+                    continue
+                for effect in effects:
+                    self._perform(effect)
+        finally:
+            self._busy = False
+        if refused is not None:
+            raise refused
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case (
+                SendIdentify()
+                | SendResume()
+                | SendSelectProtocol()
+                | SendHeartbeat()
+                | SendSpeaking()
+                | SendTransitionReady()
+                | SendInvalidCommit()
+                | SendKeyPackage()
+                | SendCommitWelcome()
+            ):
+                self.gateway.send(effect)
+            case ArmTimer():
+                self._clock.arm(effect)
+            case CancelTimer(name=name):
+                self._clock.cancel(name)
+            case SendVoiceState(channel_id=channel_id):
+                self._spawn(self._signal(channel_id))
+            case OpenSocket(generation=generation):
+                self.gateway.open_socket(generation)
+            case CloseSocket(code=code):
+                self.gateway.close_socket(code)
+            case AbortSocket():
+                self.gateway.abort_socket()
+            case OpenUdp():
+                self._open_udp(effect)
+            case SendDiscovery(ssrc=ssrc):
+                self._send_datagram(discovery_request(ssrc))
+            case SendKeepalive():
+                self._keep_alive()
+            case CloseUdp():
+                self._close_udp()
+            case UseKey():
+                self._use_key(effect)
+            case DropKey():
+                self._key = None
+                self.sender.drop()
+                self.receiver.drop_key()
+            case ReleaseStream(encrypted=encrypted):
+                self.sender.release(self._group.encrypt if encrypted else None)
+                self.player.wake()
+            case HoldStream():
+                self.sender.hold()
+            case DrainStream():
+                self.player.drain()
+            case MapSsrc(ssrc=ssrc, user_id=user_id):
+                self.receiver.map_ssrc(ssrc, user_id)
+            case ForgetUser(user_id=user_id):
+                self.receiver.forget_user(user_id)
+            case CreateGroup():
+                self._inbox.extend(self._group.create(effect))
+            case SetExternalSender(data=data):
+                self._group.set_external_sender(data)
+            case ApplyProposals():
+                self._inbox.extend(self._group.apply_proposals(effect))
+            case ApplyCommit():
+                self._inbox.extend(self._group.apply_commit(effect))
+            case ApplyWelcome():
+                self._inbox.extend(self._group.apply_welcome(effect))
+            case SetPassthrough():
+                self._group.set_passthrough(effect)
+            case DropGroup():
+                self._group.drop()
+            case Report(notice=notice):
+                self._report(notice)
+            case _:
+                assert_never(effect)
+
+    # -- effects
+
+    async def _signal(self, channel_id: int | None) -> None:
+        async with self._signalling_turn:
+            try:
+                await self._signalling.update_voice_state(
+                    self.session.shared.guild_id, channel_id, self_mute=self._self_mute, self_deaf=self._self_deaf
+                )
+            except Exception as error:  # whatever the framework's gateway raises
+                self.feed(SignallingFailed(type(error).__name__))
+
+    def _open_udp(self, effect: OpenUdp) -> None:
+        self._close_udp()
+        self._udp_generation = effect.generation
+        self._udp_heard = 0
+        try:
+            self._udp = VoiceUdp(self._running, (effect.ip, effect.port), self._datagram)
+        except ConnectionFailed as error:
+            self._inbox.append(Stamped("udp", effect.generation, UdpFailed(error)))
+
+    def _close_udp(self) -> None:
+        if self._udp is not None:
+            self._udp.close()
+            self._udp = None
+
+    def _datagram(self, data: bytes) -> None:
+        if self._key is None:
+            found = parse_discovery(data, self.session.shared.ssrc)
+            if found is not None:
+                self.feed(Stamped("udp", self._udp_generation, IpDiscovered(found.address, found.port)))
+                return
+        self.receiver.datagram(data)
+
+    def _send_datagram(self, data: bytes) -> None:
+        if self._udp is not None:
+            with contextlib.suppress(OSError):  # it is lost, as any datagram may be
+                self._udp.send(data)
+
+    def _keep_alive(self) -> None:
+        if self._udp is None:
+            return
+        self._send_datagram(keepalive(self._keepalives))
+        self._keepalives += 1
+        heard = self._udp.received
+        event = PathHeard() if heard > self._udp_heard else PathUnheard()
+        self._udp_heard = heard
+        self._inbox.append(Stamped("udp", self._udp_generation, event))
+
+    def _use_key(self, effect: UseKey) -> None:
+        if self._key != effect:
+            self._key = effect
+            cipher = TransportCipher(effect.mode, effect.secret_key)
+            self.sender.configure(cipher, effect.ssrc, self._send_media)
+            self.receiver.use_key(cipher)
+
+    def _send_media(self, data: bytes) -> None:
+        if self._udp is None:
+            raise OSError("no UDP socket")
+        self._udp.send(data)
+
+    def _key_worn(self) -> None:
+        self.feed(KeyExhausted())
+
+    def _decrypt(self, user_id: int, frame: bytes) -> bytes:
+        return self._group.decrypt(user_id, frame)
+
+    def _report(self, notice: Notice) -> None:
+        if isinstance(notice, Connected | Moved):
+            self._joined(None)
+        elif isinstance(notice, Closed):
+            self._end(notice.error)
+        for listener in tuple(self._listeners):
+            try:
+                listener(notice)
+            except Exception:
+                _log.exception("a listener of the voice client failed")
+
+    # -- begin and end
+
+    async def _join(self, channel_id: int | None, timeout_s: float) -> None:
+        wanted = channel_id if channel_id is not None else self.channel_id
+        if wanted is None:
+            raise EventNotAllowed("connect without a channel", self.session.call.state)
+        self._begin()
+        await self.gateway.start(self._running)
+        self.feed(JoinRequested(wanted))
+        self.channel_id = wanted
+        if self._joining is None or self._joining.done():
+            self._joining = self._running.create_future()
+        if self.session.call.state == "connected":
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._joining)
+        except TimeoutError as error:
+            if isinstance(error, VoiceError):
+                raise
+            late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self.session.call.state})")
+            self.feed(LeaveRequested(late))
+            raise late from None
+        except asyncio.CancelledError:
+            self.feed(LeaveRequested())
+            raise
+
+    def _begin(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)))
+            self._closed = self._loop.create_future()
+
+    def _joined(self, error: VoiceError | None) -> None:
+        if self._joining is None or self._joining.done():
+            return
+        if error is None:
+            self._joining.set_result(None)
+        else:
+            self._joining.set_exception(error)
+            self._joining.exception()  # nobody may be waiting
+
+    def _end(self, error: VoiceError | None) -> None:
+        self.error = error
+        self.player.close()
+        self._close_udp()
+        self._joined(error or EventNotAllowed("being in a call", self.session.call.state))
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._running.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _running(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None, "nothing runs before connect"
+        return self._loop
+
+    @property
+    def _clock(self) -> Timers:
+        assert self._timers is not None, "nothing runs before connect"
+        return self._timers
+
+    def _now(self) -> float:
+        return self._loop.time() if self._loop is not None else 0.0
+
+    def _note_transition(self, transition: Transition) -> None:
+        self.history.append(transition)
+
+    def __repr__(self) -> str:
+        return f"<VoiceClient {self.session.call.state}, guild {self.session.shared.guild_id}>"
+
+
+def _snowflake(value: object) -> int | None:
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, str) and value.isdecimal() else None

@@ -1,0 +1,224 @@
+"""Websocket frames of voice gateway version 8: decode what the server sends, build what the client sends.
+
+    text, both ways        {"op": int, "d": any, "seq"?: int}
+    binary, from server    u16 seq, u8 opcode, payload
+    binary, from client    u8 opcode, payload
+
+Source: Discord voice docs, "Gateway Events" and "Buffered Resume". Integers wider than 64 bits, more than 10,000
+items in a list, 32 levels, 1 MiB, NaN and repeated keys are refused, whatever opcode they come in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from voicegw.errors import MalformedFrame
+from voicegw.secret import Secret
+from voicegw.wire.opcodes import BINARY_FROM_SERVER
+from voicegw.wire.payloads import BINARY_PAYLOADS, TEXT_PAYLOADS, U16, U64, Payload, Unlisted
+
+MAX_FRAME_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_LIST = 10_000
+MAX_DIGITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One decoded frame; `seq` is its sequence number where it has one."""
+
+    seq: int | None
+    payload: Payload
+
+
+class SequenceCounter:
+    """The last sequence number seen, whatever it was: text and binary frames share it, and it wraps. -1 means none."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = -1
+
+    def note(self, seq: int | None) -> None:
+        """Take the number of a message that had one."""
+        if seq is not None:
+            self.last = seq
+
+    def reset(self) -> None:
+        """A new session counts afresh."""
+        self.last = -1
+
+
+# -- decode
+
+
+def decode_text(text: str) -> Message:
+    """Decode one text frame.
+
+    Raises:
+        MalformedFrame: and nothing else; its `op` and `seq` are set where they could be read.
+    """
+    envelope = read_envelope(text)
+    op, seq = envelope["op"], envelope.get("seq")
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq < U64:
+        seq = None
+    if op in BINARY_FROM_SERVER:
+        raise MalformedFrame("an MLS message in a text frame", op, seq)
+    decode = TEXT_PAYLOADS.get(op)
+    if decode is None:
+        return Message(seq, Unlisted(op))
+    try:
+        return Message(seq, decode(envelope.get("d")))
+    except MalformedFrame as error:
+        raise MalformedFrame(str(error), op, seq) from error
+
+
+def decode_binary(data: bytes) -> Message:
+    """Decode one binary frame.
+
+    Raises:
+        MalformedFrame: and nothing else; its `op` and `seq` are set where they could be read.
+    """
+    if len(data) < 3:
+        raise MalformedFrame("a binary frame shorter than its header")
+    seq, op = int.from_bytes(data[:2], "big"), data[2]
+    if len(data) > MAX_FRAME_BYTES:
+        raise MalformedFrame("a frame above 1 MiB", op, seq)
+    decode = BINARY_PAYLOADS.get(op)
+    if decode is None:
+        if op in TEXT_PAYLOADS:
+            raise MalformedFrame("a JSON message in a binary frame", op, seq)
+        return Message(seq, Unlisted(op))
+    try:
+        return Message(seq, decode(bytes(data[3:])))
+    except MalformedFrame as error:
+        raise MalformedFrame(str(error), op, seq) from error
+
+
+def read_envelope(text: str) -> dict[str, Any]:
+    """The object of a text frame, from either side; `op` is there and is an integer.
+
+    Raises:
+        MalformedFrame: not JSON, not an object, no opcode, or beyond the limits.
+    """
+    if len(text) > MAX_FRAME_BYTES:
+        raise MalformedFrame("a frame above 1 MiB")
+    try:
+        data = _DECODER.decode(text)
+    except MalformedFrame:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame("a text frame that is not JSON") from error
+    if not isinstance(data, dict):
+        raise MalformedFrame("a text frame that is not an object")
+    _check_size(data, MAX_DEPTH)
+    op = data.get("op")
+    if not isinstance(op, int) or isinstance(op, bool) or not 0 <= op < U16:
+        raise MalformedFrame("a text frame without an opcode")
+    return data
+
+
+def _check_size(value: object, depth: int) -> None:
+    if isinstance(value, list | dict):
+        if depth == 0:
+            raise MalformedFrame("a text frame nested too deeply")
+        if len(value) > MAX_LIST:
+            raise MalformedFrame("a text frame with too long a list")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_size(item, depth - 1)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS + 1 or not -U64 // 2 <= int(digits) < U64:
+        raise MalformedFrame("a number wider than 64 bits")
+    return int(digits)
+
+
+def _constant(word: str) -> NoReturn:
+    raise MalformedFrame(f"{word} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise MalformedFrame("a text frame with a key that is there twice")
+    return fields
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant, object_pairs_hook=_object)
+
+
+# -- encode
+
+
+def encode_json(data: object) -> str:
+    """Compact JSON."""
+    return json.dumps(data, separators=(",", ":"))
+
+
+def encode_text(op: int, d: object) -> str:
+    """One text frame of a client."""
+    return encode_json({"op": int(op), "d": d})
+
+
+def encode_binary(op: int, payload: bytes) -> bytes:
+    """One binary frame of a client."""
+    return bytes((op,)) + payload
+
+
+def identify(
+    server_id: int,
+    user_id: int,
+    session_id: Secret[str],
+    token: Secret[str],
+    max_dave_protocol_version: int,
+    channel_id: int | None = None,
+) -> dict[str, object]:
+    """`d` of op 0; `channel_id` is a key of version 9 that version 8 ignores."""
+    data: dict[str, object] = {
+        "server_id": str(server_id),
+        "user_id": str(user_id),
+        "session_id": session_id.reveal(),
+        "token": token.reveal(),
+        "max_dave_protocol_version": max_dave_protocol_version,
+    }
+    if channel_id is not None:
+        data["channel_id"] = str(channel_id)
+    return data
+
+
+def resume(server_id: int, session_id: Secret[str], token: Secret[str], seq_ack: int) -> dict[str, object]:
+    """`d` of op 7."""
+    return {
+        "server_id": str(server_id),
+        "session_id": session_id.reveal(),
+        "token": token.reveal(),
+        "seq_ack": seq_ack,
+    }
+
+
+def select_protocol(address: str, port: int, mode: str) -> dict[str, object]:
+    """`d` of op 1."""
+    return {"protocol": "udp", "data": {"address": address, "port": port, "mode": mode}}
+
+
+def heartbeat(nonce: int, seq_ack: int) -> dict[str, object]:
+    """`d` of op 3, in the form of version 8."""
+    return {"t": nonce, "seq_ack": seq_ack}
+
+
+def speaking(flags: int, ssrc: int) -> dict[str, object]:
+    """`d` of op 5."""
+    return {"speaking": flags, "delay": 0, "ssrc": ssrc}
+
+
+def transition_ready(transition_id: int) -> dict[str, object]:
+    """`d` of op 23."""
+    return {"transition_id": transition_id}
+
+
+def invalid_commit_welcome(transition_id: int) -> dict[str, object]:
+    """`d` of op 31."""
+    return {"transition_id": transition_id}
