@@ -1,0 +1,355 @@
+"""Opus through libopus.
+
+`opuslib` owns the library and makes the coders' states. It looks for the library once, while `opuslib.api` is
+imported, and only where `ctypes.util.find_library` looks; so that one import is answered here, with a library
+out of an installed package where there is one. Frames go through prototypes of our own on the same handle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal
+
+from voicegw.errors import NotAudio, OpusNotFound
+
+SAMPLE_RATE: Final = 48_000
+FRAME_SAMPLES: Final = 960
+FRAME_BYTES: Final = 3840
+MAX_FRAME_SAMPLES: Final = 5760
+
+_BYTES_PER_SAMPLE: Final = 4
+_MAX_PACKET: Final = 48 * 1277
+_MAX_ENCODED: Final = 1275
+_SET_BITRATE: Final = 4002
+_SET_INBAND_FEC: Final = 4012
+_LIBRARY_SUFFIXES: Final = (".so", ".dylib", ".dll")
+
+
+@dataclass(frozen=True, slots=True)
+class OpusLibrary:
+    """A loaded libopus: `path` as given to the loader, `version` in its own words, the ctypes `handle`."""
+
+    path: str
+    version: str
+    handle: ctypes.CDLL
+
+
+class _ApiLoader(importlib.abc.Loader):
+    """Gives `opuslib.api` the names its submodules use, with a handle that is already open."""
+
+    def __init__(self, path: str, handle: ctypes.CDLL) -> None:
+        self._path = path
+        self._handle = handle
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).update(
+            lib_location=self._path,
+            libopus=self._handle,
+            c_int_pointer=ctypes.POINTER(ctypes.c_int),
+            c_int16_pointer=ctypes.POINTER(ctypes.c_int16),
+            c_float_pointer=ctypes.POINTER(ctypes.c_float),
+        )
+
+
+class _ApiFinder(importlib.abc.MetaPathFinder):
+    """A meta-path finder for `opuslib.api` and nothing else."""
+
+    def __init__(self, loader: _ApiLoader) -> None:
+        self._loader = loader
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "opuslib.api":
+            return None
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        if found is None:
+            return None
+        spec = importlib.machinery.ModuleSpec(name, self._loader, origin=found.origin, is_package=True)
+        spec.submodule_search_locations = found.submodule_search_locations
+        return spec
+
+
+def _package_folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def _candidates() -> Iterator[str]:
+    """Libraries to try, best first: packaged, the system's, the copy that PyAV brings."""
+    folder = _package_folder("opuslib_next")
+    if folder is not None:
+        for file in sorted((folder / "_native").glob("*opus*")):
+            if file.suffix in _LIBRARY_SUFFIXES:
+                yield str(file)
+    system = ctypes.util.find_library("opus")
+    if system is not None:
+        yield system
+    folder = _package_folder("av")
+    if folder is not None:
+        for place in (folder.parent / "av.libs", folder / ".dylibs"):
+            yield from (str(file) for file in sorted(place.glob("*opus*")))
+
+
+def _open() -> tuple[str, ctypes.CDLL]:
+    refused = []
+    for path in _candidates():
+        try:
+            handle = ctypes.CDLL(path)
+            handle["opus_decode"]
+        except (OSError, AttributeError) as error:
+            refused.append(f"{path}: {error}")
+        else:
+            return path, handle
+    tried = f" Tried and refused: {'; '.join(refused)}." if refused else ""
+    raise OpusNotFound(
+        "no libopus found. Install one: pip install opuslib-next-bundled, or the system's "
+        f"(apt install libopus0, dnf install opus, apk add opus, brew install opus).{tried}"
+    )
+
+
+def _import_opuslib(path: str, handle: ctypes.CDLL) -> None:
+    finder = _ApiFinder(_ApiLoader(path, handle))
+    sys.meta_path.insert(0, finder)
+    try:
+        # opuslib compares with "is not 0", which compilers of Python warn of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            importlib.import_module("opuslib")
+    except ImportError as error:
+        raise OpusNotFound(f"opuslib cannot be imported ({error}); pip install opuslib") from error
+    finally:
+        sys.meta_path.remove(finder)
+
+
+@functools.cache
+def load_opus() -> OpusLibrary:
+    """Load libopus and opuslib, once.
+
+    The library of `opuslib-next-bundled` comes first, then the system's, then PyAV's copy. Where opuslib has
+    been imported before, its library is used. Raises OpusNotFound, which says what to install.
+    """
+    api = sys.modules.get("opuslib.api")
+    if api is None:
+        path, handle = _open()
+        _import_opuslib(path, handle)
+    else:
+        path, handle = str(api.lib_location), api.libopus
+    version = handle["opus_get_version_string"]
+    version.argtypes = ()
+    version.restype = ctypes.c_char_p
+    return OpusLibrary(path, version().decode("ascii", "replace"), handle)
+
+
+def opus_version() -> str:
+    """libopus's own version string, such as "libopus 1.5.2". Raises OpusNotFound."""
+    return load_opus().version
+
+
+def _function(library: OpusLibrary, name: str, *argtypes: Any) -> Any:
+    # Indexing makes a function object of our own; attribute access would share opuslib's, with its argtypes.
+    function = library.handle[name]
+    function.argtypes = argtypes
+    function.restype = ctypes.c_int
+    return function
+
+
+class OpusEncoder:
+    """48 kHz stereo PCM to Opus packets of 20 ms.
+
+    `bitrate` is in bit/s, 6000 to 510000 (ValueError otherwise). In-band FEC is off: on music it does nothing,
+    and together with an expected loss it makes libopus several times slower. Not for two threads at once.
+    """
+
+    def __init__(
+        self, bitrate: int = 128_000, application: Literal["audio", "voip", "restricted_lowdelay"] = "audio"
+    ) -> None:
+        if not 6_000 <= bitrate <= 510_000:
+            raise ValueError(f"an Opus bitrate is 6000 to 510000 bit/s, not {bitrate}")
+        library = load_opus()
+        self._owner = sys.modules["opuslib"].Encoder(SAMPLE_RATE, 2, application)
+        self._state = ctypes.cast(self._owner.encoder_state, ctypes.c_void_p)
+        self._encode = _function(
+            library,
+            "opus_encode",
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int32,
+        )
+        self._packet = ctypes.create_string_buffer(_MAX_ENCODED)
+        # Only the fixed arguments have types: variadic ones travel another way on some platforms.
+        control = _function(library, "opus_encoder_ctl", ctypes.c_void_p, ctypes.c_int)
+        for request, value in ((_SET_BITRATE, bitrate), (_SET_INBAND_FEC, 0)):
+            result = control(self._state, request, ctypes.c_int32(value))
+            if result < 0:
+                raise OpusNotFound(f"{library.path} refuses encoder setting {request}: error {result}")
+
+    def encode(self, pcm: bytes) -> bytes:
+        """One packet from exactly 3840 bytes of PCM (20 ms); another length raises NotAudio."""
+        if len(pcm) != FRAME_BYTES:
+            raise NotAudio(f"a frame of PCM is {FRAME_BYTES} bytes, not {len(pcm)}")
+        length = self._encode(self._state, bytes(pcm), FRAME_SAMPLES, self._packet, _MAX_ENCODED)
+        if length < 0:
+            raise NotAudio(f"libopus cannot encode this frame: error {length}")
+        return self._packet.raw[:length]
+
+
+class OpusDecoder:
+    """Opus packets to 48 kHz stereo PCM; mono comes out on both channels. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        library = load_opus()
+        self._owner = sys.modules["opuslib"].Decoder(SAMPLE_RATE, 2)
+        self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p)
+        self._decode = _function(
+            library,
+            "opus_decode",
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_int32,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+        )
+        self._pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
+
+    def _run(self, frame: bytes, samples: int, fec: int) -> bytes:
+        count = self._decode(self._state, frame, len(frame), self._pcm, samples, fec)
+        if count < 0:
+            raise NotAudio(f"not an Opus packet: libopus error {count}")
+        return ctypes.string_at(self._pcm, count * _BYTES_PER_SAMPLE)
+
+    def decode(self, frame: bytes) -> bytes:
+        """PCM of one packet, 2.5 to 120 ms long as the packet says. Raises NotAudio."""
+        return self._run(_checked(frame), MAX_FRAME_SAMPLES, 0)
+
+    def conceal(self, samples: int = FRAME_SAMPLES) -> bytes:
+        """PCM for a lost packet, guessed from what came before.
+
+        `samples` at 48 kHz is a multiple of 120 up to 5760; another number raises NotAudio.
+        """
+        return self._run(b"", _checked_samples(samples), 0)
+
+    def decode_fec(self, frame: bytes, samples: int = FRAME_SAMPLES) -> bytes:
+        """PCM for the lost packet before `frame`, from the copy that `frame` carries of it, or else a guess.
+
+        `samples` is the length of what was lost, as for `conceal`. `frame` itself still needs `decode`.
+        Raises NotAudio.
+        """
+        return self._run(_checked(frame), _checked_samples(samples), 1)
+
+
+def _checked(frame: bytes) -> bytes:
+    if not frame:
+        raise NotAudio("an Opus packet has at least one byte")
+    if len(frame) > _MAX_PACKET:
+        raise NotAudio(f"an Opus packet of {len(frame)} bytes is longer than any can be")
+    return bytes(frame)
+
+
+def _checked_samples(samples: int) -> int:
+    if samples % 120 or not 120 <= samples <= MAX_FRAME_SAMPLES:
+        raise NotAudio(f"a lost packet has a multiple of 120 samples up to {MAX_FRAME_SAMPLES}, not {samples}")
+    return samples
+
+
+def _samples_per_frame(toc: int) -> int:
+    """Samples at 48 kHz of one frame (RFC 6716 section 3.1, table 2)."""
+    config = toc >> 3
+    if config < 12:
+        return (480, 960, 1920, 2880)[config & 3]
+    if config < 16:
+        return (480, 960)[config & 1]
+    return (120, 240, 480, 960)[config & 3]
+
+
+def _frame_length(packet: bytes, at: int) -> tuple[int, int]:
+    """A frame length and the offset behind it (RFC 6716 section 3.2.1)."""
+    if at >= len(packet):
+        raise NotAudio("an Opus packet ends inside a frame length")
+    first = packet[at]
+    if first < 252:
+        return first, at + 1
+    if at + 1 >= len(packet):
+        raise NotAudio("an Opus packet ends inside a frame length")
+    return first + 4 * packet[at + 1], at + 2
+
+
+def packet_samples(packet: bytes) -> int:
+    """How long an Opus packet plays, in samples at 48 kHz (120 to 5760), without decoding it.
+
+    The frame layout is checked as RFC 6716 section 3.4 demands; a packet that breaks it raises NotAudio.
+    """
+    if not packet:
+        raise NotAudio("an Opus packet has at least one byte")
+    toc = packet[0]
+    each = _samples_per_frame(toc)
+    code = toc & 3
+    if code == 3:
+        count, longest = _many_frames(packet, each)
+    else:
+        count = 2 if code else 1
+        longest = len(packet) - 1
+        if code == 1:
+            if longest % 2:
+                raise NotAudio("two Opus frames of one size cannot share an odd number of bytes")
+            longest //= 2
+        elif code == 2:
+            first, at = _frame_length(packet, 1)
+            rest = len(packet) - at - first
+            if rest < 0:
+                raise NotAudio("the first of two Opus frames is longer than its packet")
+            longest = max(first, rest)
+    if longest > _MAX_ENCODED:
+        raise NotAudio(f"an Opus frame of {longest} bytes is longer than {_MAX_ENCODED}")
+    return count * each
+
+
+def _many_frames(packet: bytes, each: int) -> tuple[int, int]:
+    """Number of frames and length of the longest in a code 3 packet (RFC 6716 section 3.2.5)."""
+    if len(packet) < 2:
+        raise NotAudio("an Opus packet ends before its frame count")
+    header, at, padding = packet[1], 2, 0
+    count = header & 0x3F
+    if not count or count * each > MAX_FRAME_SAMPLES:
+        raise NotAudio(f"an Opus packet cannot hold {count} frames of {each} samples")
+    if header & 0x40:
+        more = 255
+        while more == 255:
+            if at >= len(packet):
+                raise NotAudio("an Opus packet ends inside its padding length")
+            more = packet[at]
+            padding += 254 if more == 255 else more
+            at += 1
+    if header & 0x80:
+        lengths = []
+        for _ in range(count - 1):
+            length, at = _frame_length(packet, at)
+            lengths.append(length)
+        lengths.append(len(packet) - at - padding - sum(lengths))
+        if lengths[-1] < 0:
+            raise NotAudio("the frames of an Opus packet are longer than it is")
+        return count, max(lengths)
+    room = len(packet) - at - padding
+    if room < 0 or room % count:
+        raise NotAudio("an Opus packet does not divide into its frames")
+    return count, room // count
