@@ -108,10 +108,11 @@ class CallStats:
 class VoiceClient:
     """A call: join, play, listen, move, leave. It comes back by itself from what the network does.
 
-    All methods belong to the running event loop. `policy` says whether speech may leave without end-to-end encryption: "require"
-    (never), "allow" (where the server has none), "off" (not even offered). `modes` are the transport encryptions to use.
-    `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an address for a voice server of your own;
-    `ssl_context` replaces the trust altogether. `names_channel` adds the channel to Identify, as version 9 of the gateway does.
+    All methods belong to the running event loop. `policy` says whether speech may leave without end-to-end
+    encryption: "require" (never), "allow" (where the server has none), "off" (not even offered). `modes` are the
+    transport encryptions to use. `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an
+    address for a voice server of your own; `ssl_context` replaces the trust altogether. `names_channel` adds the
+    channel to Identify, as version 9 of the gateway does.
     """
 
     def __init__(

@@ -73,8 +73,9 @@ class Playback:
 class Player:
     """The pacer of one sender.
 
-    It tells its owner when speech begins and ends, and plays only while the sender is open: `wake` goes on after it was held, and the
-    source has not lost a frame meanwhile. After a stall it sends at most three frames at once and lets the rest of the time go.
+    It tells its owner when speech begins and ends, and plays only while the sender is open: `wake` goes on after it
+    was held, and the source has not lost a frame meanwhile. After a stall it sends at most three frames at once and
+    lets the rest of the time go.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ HELD_PACKETS, HELD_SSRCS, HELD_S = 10, 64, 0.2
 class UserStats:
     """What was heard of one user; `seconds` is the audio that left for the sink.
 
-    `lost` packets never came, `concealed` of them were covered, `silence` are frames of silence, `errors` frames that could not be
-    decrypted or decoded, `late` packets that came after their turn or twice.
+    `lost` packets never came, `concealed` of them were covered, `silence` are frames of silence, `errors` frames that
+    could not be decrypted or decoded, `late` packets that came after their turn or twice.
     """
 
     packets: int = 0
@@ -50,8 +50,8 @@ class UserStats:
 class StreamReceiver:
     """Takes the datagrams of one voice session; decoded audio goes to `sink` in order, 20 ms and more at a time.
 
-    `decrypt(user_id, frame)` is the end-to-end step, None where the call has version 0. No state changes before a datagram has
-    proved authentic. A gap is awaited for three packets, then covered.
+    `decrypt(user_id, frame)` is the end-to-end step, None where the call has version 0. No state changes before a
+    datagram has proved authentic. A gap is awaited for three packets, then covered.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -15,8 +15,9 @@ CHECK_WEAR_EVERY = 4096
 class StreamSender:
     """Turns 20 ms Opus frames into datagrams of one SSRC.
 
-    It is held from the start. `release` opens it with the end-to-end step that every frame must pass (None only where the call
-    has version 0 and the policy allows it); `hold` closes it. Sequence and timestamp go on over resumes and keys.
+    It is held from the start. `release` opens it with the end-to-end step that every frame must pass (None only where
+    the call has version 0 and the policy allows it); `hold` closes it. Sequence and timestamp go on over resumes and
+    keys.
     """
 
     __slots__ = (
