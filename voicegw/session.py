@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from voicegw.core.call import CallSession
@@ -16,7 +16,12 @@ from voicegw.core.transport import TransportSession
 from voicegw.effects import Effect
 from voicegw.events import DeadlinePassed, Event, FrameRejected, Signal, SocketClosed, Stamped
 
-__all__ = ["E2EEPolicy", "Options", "Transition", "VoiceSession"]
+__all__ = ["SESSIONS", "E2EEPolicy", "Options", "Transition", "VoiceSession"]
+
+SESSIONS: Mapping[str, type[MachineSession]] = {
+    session.machine: session
+    for session in (GatewaySession, HeartbeatSession, TransportSession, DaveSession, SpeechSession, CallSession)
+}
 
 
 @dataclass(frozen=True, slots=True)

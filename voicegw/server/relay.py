@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from voicegw.errors import PacketRejected
 from voicegw.server.faults import Faults
 from voicegw.server.session import ServerSession
+from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.discovery import discovery_response, parse_request
-from voicegw.wire.rtp import RTCP_AAD_BYTES, kind_of, parse_rtp
+from voicegw.wire.rtp import RTCP_AAD_BYTES, SILENCE_FRAME, kind_of, parse_rtp, strip
 
 RECEIVE_BUFFER_BYTES = 8 << 20
 DRAIN_LIMIT = 512
@@ -92,17 +93,26 @@ class Relay:
             return
         session.counters["datagrams"] += 1
         try:
-            aad_length = RTCP_AAD_BYTES if kind == "rtcp" else parse_rtp(data).aad_length
+            view = parse_rtp(data) if kind == "rtp" else None
+            aad_length = view.aad_length if view is not None else RTCP_AAD_BYTES
             plain = session.cipher.open(data, aad_length)
+            if view is not None:
+                self._look_at(session, strip(plain, view))
         except PacketRejected:
             session.counters["datagrams rejected"] += 1
             return
         if self.tap is not None:
             self.tap(session.user_id, data)
         if kind == "rtp":
-            session.counters["media"] += 1
             self._forward(session, data[:aad_length], plain)
             self._on_media()
+
+    def _look_at(self, session: ServerSession, frame: bytes) -> None:
+        session.counters["media"] += 1
+        if frame == SILENCE_FRAME:
+            session.counters["silence"] += 1
+        elif not is_dave_frame(frame):
+            session.counters["media in the clear"] += 1
 
     def _answer_discovery(self, ssrc: int, address: tuple[str, int]) -> None:
         session = self._session_of(ssrc)

@@ -1,0 +1,150 @@
+"""Transport encryption: both modes against the known answers, and a counter that never repeats."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import VECTORS
+from voicegw.errors import KeyExhausted, NoCommonMode, PacketRejected
+from voicegw.secret import Secret
+from voicegw.wire import encryption
+from voicegw.wire.dave_frames import is_dave_frame
+from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher, choose_mode
+from voicegw.wire.rtp import RTCP_AAD_BYTES, kind_of, pack_header, parse_rtp, strip
+
+RTP = VECTORS["transport_rtp"]
+RTCP = VECTORS["transport_rtcp"]
+
+
+def cipher(mode: str, key: str = RTP["secret_key"]) -> TransportCipher:
+    return TransportCipher(mode, Secret(bytes.fromhex(key)))
+
+
+def case_name(case: dict[str, Any]) -> str:
+    return f"{case['mode'].split('_')[1]} {case.get('name') or case.get('why')}"
+
+
+@pytest.mark.parametrize("case", RTP["cases"], ids=case_name)
+def test_known_rtp_packets_open(case: dict[str, Any]) -> None:
+    data = bytes.fromhex(case["packet"])
+    assert kind_of(data) == "rtp"
+    view = parse_rtp(data)
+    assert data[: view.aad_length].hex() == case["aad"]
+    plain = cipher(case["mode"]).open(data, view.aad_length)
+    assert plain.hex() == case["plaintext"]
+    assert strip(plain, view).hex() == case["payload"]
+
+
+@pytest.mark.parametrize("case", RTP["reject"], ids=case_name)
+def test_packets_that_were_touched_are_rejected(case: dict[str, Any]) -> None:
+    data = bytes.fromhex(case["packet"])
+    with pytest.raises(PacketRejected):
+        cipher(case["mode"]).open(data, parse_rtp(data).aad_length)
+
+
+@pytest.mark.parametrize("case", RTCP["cases"], ids=case_name)
+def test_known_rtcp_packets_open(case: dict[str, Any]) -> None:
+    data = bytes.fromhex(case["packet"])
+    assert kind_of(data) == "rtcp"
+    plain = data[:RTCP_AAD_BYTES] + cipher(case["mode"]).open(data, RTCP_AAD_BYTES)
+    assert plain.hex() == case["plain"]
+
+
+def test_a_real_clients_rtcp_packet_opens() -> None:
+    case = VECTORS["transport_rtcp_capture"]
+    data = bytes.fromhex(case["packet"])
+    plain = cipher(case["mode"], case["secret_key"]).open(data, RTCP_AAD_BYTES)
+    assert (data[:RTCP_AAD_BYTES] + plain).hex() == case["plain"]
+
+
+@pytest.mark.parametrize("case", VECTORS["full_stack"]["cases"], ids=case_name)
+def test_the_layers_come_off_in_order(case: dict[str, Any]) -> None:
+    data = bytes.fromhex(case["packet"])
+    view = parse_rtp(data)
+    frame = strip(cipher(case["mode"], case["secret_key"]).open(data, view.aad_length), view)
+    assert frame.hex() == case["dave_frame"]
+    assert is_dave_frame(frame)
+
+
+@pytest.mark.parametrize("mode", PREFERRED_MODES)
+@given(header=st.binary(min_size=12, max_size=12), plain=st.binary(max_size=1400), bit=st.integers(0))
+def test_sealed_packets_open_and_touched_ones_do_not(mode: str, header: bytes, plain: bytes, bit: int) -> None:
+    sealer = cipher(mode)
+    data = sealer.seal(header, plain)
+    assert len(data) == 12 + len(plain) + 16 + 4
+    assert sealer.open(data, 12) == plain
+    touched = bytearray(data)
+    touched[(bit // 8) % len(data)] ^= 1 << (bit % 8)
+    with pytest.raises(PacketRejected):
+        sealer.open(bytes(touched), 12)
+
+
+def suffix_of(data: bytes) -> int:
+    return int.from_bytes(data[-4:], "little")
+
+
+def test_client_and_server_count_apart() -> None:
+    key = Secret(bytes([1]) * 32)
+    client, server = TransportCipher(PREFERRED_MODES[0], key), TransportCipher(PREFERRED_MODES[0], key, "server")
+    header = pack_header(0, 0, 1)
+    assert [suffix_of(client.seal(header, b"")) for _ in range(3)] == [2**31, 2**31 + 1, 2**31 + 2]
+    assert [suffix_of(server.seal(header, b"")) for _ in range(3)] == [0, 1, 2]
+
+
+def test_the_count_belongs_to_the_key_whatever_is_built_anew() -> None:
+    key = bytes([2]) * 32
+    seen = [
+        suffix_of(TransportCipher(mode, Secret(key)).seal(b"h" * 12, b""))
+        for _ in range(10)
+        for mode in PREFERRED_MODES
+    ]
+    assert len(set(seen)) == 20
+
+
+def test_threads_never_share_a_nonce() -> None:
+    shared = TransportCipher(PREFERRED_MODES[0], Secret(bytes([3]) * 32))
+    seen: list[int] = []
+
+    def work() -> None:
+        seen.extend(suffix_of(shared.seal(b"h" * 12, b"")) for _ in range(2000))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == len(seen) == 8000
+
+
+def test_a_key_is_refused_when_it_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encryption, "MAX_USES", 5)
+    sealer = TransportCipher(PREFERRED_MODES[0], Secret(bytes([4]) * 32))
+    for _ in range(5):
+        sealer.seal(b"h" * 12, b"")
+    with pytest.raises(KeyExhausted):
+        sealer.seal(b"h" * 12, b"")
+    assert sealer.uses == 5
+
+
+def test_aes_is_preferred_and_unknown_modes_are_not_chosen() -> None:
+    aes, xchacha = PREFERRED_MODES
+    assert choose_mode([xchacha, aes]) == aes
+    assert choose_mode([xchacha, "xsalsa20_poly1305"]) == xchacha
+    assert choose_mode([aes, xchacha], refused={aes}) == xchacha
+    for offered in ([], ["xsalsa20_poly1305_lite_rtpsize"], ["plain"]):
+        with pytest.raises(NoCommonMode):
+            choose_mode(offered)
+    with pytest.raises(NoCommonMode):
+        TransportCipher("xsalsa20_poly1305", Secret(bytes(32)))
+
+
+@pytest.mark.parametrize("mode", PREFERRED_MODES)
+@given(data=st.binary(max_size=100), aad_length=st.integers(0, 40))
+def test_any_bytes_are_rejected(mode: str, data: bytes, aad_length: int) -> None:
+    with pytest.raises(PacketRejected):
+        cipher(mode).open(data, aad_length)

@@ -1,0 +1,53 @@
+"""The command line. Each command is a module with `add(commands)` for its arguments and `run(arguments, console) -> int`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from voicegw.cli import check, demo, diagram, doctor, join, serve
+from voicegw.cli.console import Console
+from voicegw.errors import VoiceError
+
+FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands."""
+    parser = OneLineParser(prog="voicegw", description="The voice layer of Discord: call, record, draw and check.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=OneLineParser)
+    for module in (demo, join, serve, diagram, check, doctor):
+        command = module.add(commands)
+        command.add_argument("--json", action="store_true", help="end with one line of JSON; text goes to stderr")
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 only where what was asked has happened."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return 0
+    try:
+        code: int = arguments.run(arguments, Console(arguments.json))
+    except VoiceError as error:
+        print(f"voicegw: {error}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        print(f"voicegw: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code

@@ -1,0 +1,67 @@
+"""`voicegw serve`: the local voice server until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import tempfile
+from pathlib import Path
+
+from voicegw.cli.console import Commands, Console, port, snowflake
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command = commands.add_parser(
+        "serve",
+        help="run a local voice server",
+        description="Run a local voice server until interrupted. The first line on stdout is JSON: endpoint, ca, udp_port.",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    command.add_argument("--port", type=port, default=0, help="TCP port of the websocket (a free one)")
+    command.add_argument("--udp-port", type=port, default=0, help="UDP port of the media (a free one)")
+    command.add_argument("--ca-out", type=Path, metavar="FILE", help="where to write the certificate authority (PEM)")
+    command.add_argument("--open", action="store_true", help="take any token and session id")
+    command.add_argument("--no-dave", action="store_true", help="no end-to-end encryption")
+    command.add_argument(
+        "--channel-id",
+        type=snowflake,
+        metavar="C",
+        help="with --open: the channel of clients that name none (the server id)",
+    )
+    return command
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Serve."""
+    return asyncio.run(serve(arguments, console))
+
+
+async def serve(arguments: argparse.Namespace, console: Console) -> int:
+    """Until SIGINT or SIGTERM."""
+    from voicegw.server import VoiceServer
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    server = VoiceServer(
+        host=arguments.host,
+        port=arguments.port,
+        udp_port=arguments.udp_port,
+        open=arguments.open,
+        dave=not arguments.no_dave,
+        channel_id=arguments.channel_id,
+    )
+    with tempfile.TemporaryDirectory(prefix="voicegw-") as directory:
+        async with server:
+            ca = arguments.ca_out or Path(directory) / "ca.pem"
+            ca.write_bytes(server.ca_pem)
+            print(json.dumps({"endpoint": server.endpoint, "ca": str(ca), "udp_port": server.udp_port}), flush=True)
+            await stopped.wait()
+            identified = len(server.records(op=0, direction="in"))
+    console.say(f"served {identified} sessions")
+    console.result({"ok": True, "sessions": identified})
+    return 0
