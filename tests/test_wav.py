@@ -70,7 +70,7 @@ def test_the_last_frame_is_filled_up_with_zeros(tmp_path: Path) -> None:
         (PCM, 24, bytes.fromhex("000080 00ffff 000000 ffff7f"), [-32768, -1, 0, 32767]),
         (PCM, 32, struct.pack("<4i", -(2**31), -65536, 0, 2**31 - 1), [-32768, -1, 0, 32767]),
         (FLOAT, 32, struct.pack("<4f", -1.0, -0.5, 0.0, 1.0), [-32768, -16384, 0, 32767]),
-        (FLOAT, 64, struct.pack("<4d", -1e300, 0.5, math.nan, math.inf), [-32768, 16384, 0, 0]),
+        (FLOAT, 64, struct.pack("<4d", -1e300, 0.5, math.nan, math.inf), [-32767, 16384, 0, 0]),
     ],
 )
 def test_every_width_of_sample_is_read(tmp_path: Path, tag: int, bits: int, data: bytes, expected: list[int]) -> None:

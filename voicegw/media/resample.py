@@ -7,7 +7,7 @@ import math
 from fractions import Fraction
 from typing import Final
 
-_REACH: Final = 8
+_REACH: Final = 6
 _MAX_PHASES: Final = 1024
 
 
@@ -31,8 +31,8 @@ def _kernel(up: int, down: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _reach(up: int, down: int) -> int:
-    """Input samples that count on either side: more when the rate falls, for the low-pass; a multiple of four."""
-    return 4 * math.ceil(_REACH * max(1.0, down / up) / 4)
+    """Input samples that count on either side: more when the rate falls, for the low-pass; a multiple of six."""
+    return _REACH * math.ceil(max(1.0, down / up))
 
 
 class Resampler:
@@ -79,13 +79,15 @@ class Resampler:
         for phase, taps in enumerate(_kernel(self._up, self._down)):
             first = phase * self._down // self._up
             column = [0.0] * repeats
-            for t in range(0, len(taps), 8):
-                c0, c1, c2, c3, c4, c5, c6, c7 = taps[t : t + 8]
-                starts = range(first + t, first + t + 8)
+            # Twelve at a time, written out: a loop over taps takes twice as long.
+            for t in range(0, len(taps), 12):
+                c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 = taps[t : t + 12]
+                starts = range(first + t, first + t + 12)
                 windows = (self._held[at : at + last : self._down] for at in starts)
                 column = [
-                    s + c0 * a + c1 * b + c2 * c + c3 * d + c4 * e + c5 * f + c6 * g + c7 * h
-                    for s, a, b, c, d, e, f, g, h in zip(column, *windows, strict=True)
+                    (s + c0 * a + c1 * b + c2 * c + c3 * d + c4 * e + c5 * f)
+                    + (c6 * g + c7 * h + c8 * i + c9 * j + c10 * k + c11 * m)
+                    for s, a, b, c, d, e, f, g, h, i, j, k, m in zip(column, *windows, strict=True)
                 ]
             out[phase :: self._up] = column
         del self._held[: repeats * self._down]

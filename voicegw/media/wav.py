@@ -195,7 +195,7 @@ def _interleave(sides: list[list[float]]) -> bytes:
     pcm = array.array("h", bytes(4 * length))
     for n, side in enumerate(sides):
         if side and (max(side) > 32767 or min(side) < -32768):
-            side = [max(-32768.0, min(32767.0, sample)) for sample in side]
+            side = [s if -32768 <= s <= 32767 else math.copysign(32767, s) for s in side]
         pcm[n::2] = array.array("h", map(round, side))
     if len(sides) == 1:
         pcm[1::2] = pcm[::2]
