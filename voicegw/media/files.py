@@ -13,9 +13,9 @@ def open_for_reading(path: str | Path) -> BinaryIO:
     try:
         place = Path(path)
         if place.is_dir():
-            raise NotAudio(f"{path} is a directory, not an audio file")
+            raise NotAudio(f"{place} is a directory, not an audio file")
         if place.exists() and not place.is_file():
-            raise NotAudio(f"{path} is not a regular file")
+            raise NotAudio(f"{place} is not a regular file")
         return place.open("rb")
     except OSError as error:
         raise NotAudio(f"{path} cannot be read: {error.strerror}") from None

@@ -63,7 +63,8 @@ class OggOpusSource(_Frames):
 
     def __init__(self, path: str | Path) -> None:
         with OggOpusReader(path) as reader:
-            as_it_is = all([packet_samples(packet) == FRAME_SAMPLES for packet in reader])  # noqa: C419 - all of them
+            lengths = {packet_samples(packet) for packet in reader}
+        as_it_is = lengths <= {FRAME_SAMPLES}
         reader = OggOpusReader(path)
         self._reader = reader
         super().__init__(iter(reader) if as_it_is else _decoded(reader), is_opus=as_it_is)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import pytest
+
+from voicegw.errors import NotAudio
+from voicegw.media.sinks import SingleWavSink, Sink, WavSink
+
+ONE, TWO = b"\x01\x02\x03\x04" * 960, b"\x05\x06\x07\x08" * 960
+
+
+def recorded(path: Path) -> bytes:
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, 48000)
+        found: bytes = file.readframes(file.getnframes())
+    return found
+
+
+def test_every_user_gets_a_file_of_their_own(tmp_path: Path) -> None:
+    sink = WavSink(tmp_path / "deep" / "er")
+    sink.write(11, ONE, False)
+    sink.write(22, TWO, False)
+    sink.write(11, TWO, True)
+    sink.close()
+    assert {file.name for file in (tmp_path / "deep" / "er").iterdir()} == {"11.wav", "22.wav"}
+    assert recorded(sink.paths[11]) == ONE + TWO
+    assert recorded(sink.paths[22]) == TWO
+
+
+def test_nobody_heard_leaves_no_file(tmp_path: Path) -> None:
+    sink = WavSink(tmp_path / "out")
+    sink.close()
+    assert list((tmp_path / "out").iterdir()) == []
+    assert sink.paths == {}
+
+
+def test_what_comes_after_the_end_neither_changes_nor_replaces_a_file(tmp_path: Path) -> None:
+    sink = WavSink(tmp_path)
+    sink.write(1, ONE, False)
+    sink.close()
+    sink.close()
+    sink.write(1, TWO, False)
+    sink.write(2, TWO, False)
+    assert recorded(tmp_path / "1.wav") == ONE
+    assert not (tmp_path / "2.wav").exists()
+
+
+def test_one_file_holds_the_first_speaker_only(tmp_path: Path) -> None:
+    sink = SingleWavSink(tmp_path / "out.wav")
+    assert sink.user_id is None
+    sink.write(5, ONE, False)
+    sink.write(6, TWO, False)
+    sink.write(5, TWO, True)
+    assert sink.user_id == 5
+    assert sink.seconds == pytest.approx(0.04)
+    sink.close()
+    sink.close()
+    sink.write(5, ONE, False)
+    assert recorded(tmp_path / "out.wav") == ONE + TWO
+
+
+def test_half_a_sample_is_refused(tmp_path: Path) -> None:
+    sinks: tuple[Sink, ...] = (WavSink(tmp_path), SingleWavSink(tmp_path / "out.wav"))
+    for sink in sinks:
+        with pytest.raises(NotAudio):
+            sink.write(1, b"123", False)
+        sink.close()
+
+
+def test_a_place_that_cannot_be_written_shows_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        WavSink(tmp_path / "file" / "out")
+    with pytest.raises(OSError, match=r"out\.wav"):
+        SingleWavSink(tmp_path / "missing" / "out.wav")
