@@ -171,6 +171,7 @@ class VoiceClient:
         self._listeners: list[Callable[[Notice], None]] = []
         self._joining: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: VoiceError | None = None
         signalling.attach(self)
@@ -225,6 +226,24 @@ class VoiceClient:
             self._begin()
         assert self._closed is not None
         await asyncio.shield(self._closed)
+
+    async def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Until `predicate()` holds; it is asked after everything that happens in this call, each packet heard among it.
+
+        Raises:
+            VoiceTimeout: it did not hold in time.
+        """
+        changed = asyncio.Event()
+        self._waiters.add(changed)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not predicate():
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            raise VoiceTimeout(f"not seen within {timeout_s:g} s") from None
+        finally:
+            self._waiters.discard(changed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -332,6 +351,7 @@ class VoiceClient:
                     self._perform(effect)
         finally:
             self._busy = False
+            self._wake_waiters()
         if refused is not None:
             raise refused
 
@@ -437,6 +457,11 @@ class VoiceClient:
                 self.feed(Stamped("udp", self._udp_generation, IpDiscovered(found.address, found.port)))
                 return
         self.receiver.datagram(data)
+        self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            waiter.set()
 
     def _send_datagram(self, data: bytes) -> None:
         if self._udp is not None:

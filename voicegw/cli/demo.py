@@ -45,7 +45,7 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
     from voicegw.errors import VoiceTimeout
     from voicegw.media.likeness import likeness
     from voicegw.media.sinks import SingleWavSink
-    from voicegw.media.sources import LimitedSource, open_source
+    from voicegw.media.sources import LimitedSource, WavSource, open_source, read_pcm
     from voicegw.server import LocalSignalling, VoiceServer
 
     name = arguments.input or str(importlib.resources.files("voicegw.media") / "demo.ogg")
@@ -71,15 +71,16 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
             begin = time.perf_counter()
             await asyncio.gather(player.connect(CHANNEL), listener.connect(CHANNEL))
             connect_ms = (time.perf_counter() - begin) * 1000
-            await server.wait_for(lambda: bool(player.privacy_code and listener.privacy_code), GROUP_TIMEOUT_S)
+            await player.wait_for(lambda: bool(player.privacy_code), GROUP_TIMEOUT_S)
+            await listener.wait_for(lambda: bool(listener.privacy_code), GROUP_TIMEOUT_S)
             group_ms = (time.perf_counter() - begin) * 1000
             console.say(f"connected in {connect_ms:.0f} ms, E2EE ready in {group_ms:.0f} ms, playing {name}")
 
             await player.play(source).wait()
             heard = listener.receiver.stats.get
             try:
-                await server.wait_for(lambda: player.states["speech"] == "silent", 2.0)
-                await server.wait_for(
+                await player.wait_for(lambda: player.states["speech"] == "silent", 2.0)
+                await listener.wait_for(
                     lambda: (stats := heard(PLAYER)) is not None and stats.packets >= player.stats.packets, 2.0
                 )
             except VoiceTimeout:
@@ -107,7 +108,7 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
             for who, client in (("player", player), ("listener", listener))
         }
     sink.close()
-    alike = await asyncio.to_thread(lambda: likeness(reference.pcm(), sink.pcm()))
+    alike = await asyncio.to_thread(lambda: likeness(read_pcm(reference), read_pcm(WavSource(arguments.output))))
     ok = bool(codes[0]) and codes[0] == codes[1] and lost == 0 and in_clear == 0 and alike.score >= LIKE_ENOUGH
     for machine, states in ways["player"].items():
         console.say(f"  {machine:10} {' > '.join(states) or 'not moved'}")

@@ -97,8 +97,8 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
                 console.say(f"reconnecting: {reason}")
             case Warned(text=text):
                 console.say(f"warning: {text}")
-            case Closed(error=error) if error is not None:
-                errors.append(str(error))
+            case Closed(error=reason) if reason is not None:
+                errors.append(str(reason))
             case _:
                 console.say(str(notice))
 
@@ -121,8 +121,8 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
     finally:
         await client.close()
         sink.close()
-    for error in errors:
-        print(f"voicegw: {error}", file=sys.stderr)
+    for what in errors:
+        print(f"voicegw: {what}", file=sys.stderr)
     received = {
         str(user_id): {
             "packets": stats.packets,

@@ -215,7 +215,7 @@ class DeliveryService:
         return self._tell(self._audience(subjects), proposals)
 
     def _audience(self, subjects: set[int]) -> list[int]:
-        """Who must know of a change to `subjects`: members that can follow, or, without a group, everybody that may begin one."""
+        """Who must know of a change to `subjects`: members that can follow; without a group, all that may begin one."""
         able = self._packages.keys() if self.epoch == 0 else self.members - self._recovering
         return sorted((able & self._users) - subjects)
 
@@ -334,8 +334,10 @@ class DeliveryService:
     def _begin_anew(self) -> list[Delivery]:
         """Nobody is left that could commit: all who have offered a key package begin another group."""
         self._forget_group()
-        deliveries: list[Delivery] = []
-        for user, package in self._packages.items():
-            deliveries += self._tell([user], list(self._proposals.values()))
-            deliveries += self._propose([self._addition(user, package)])
-        return deliveries
+        additions = [self._addition(user, package) for user, package in self._packages.items()]
+        self._proposals.update((addition.ref, addition) for addition in additions)
+        return [
+            delivery
+            for user in self._packages
+            for delivery in self._tell([user], [addition for addition in additions if addition.user_id != user])
+        ]
