@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from voicegw.errors import NotAudio
-from voicegw.media.sinks import SingleWavSink, Sink, WavSink
+from voicegw.media.sinks import MeasuringSink, SingleWavSink, Sink, WavSink
+from voicegw.media.sources import ToneSource
 
 ONE, TWO = b"\x01\x02\x03\x04" * 960, b"\x05\x06\x07\x08" * 960
 
@@ -75,3 +76,26 @@ def test_a_place_that_cannot_be_written_shows_at_once(tmp_path: Path) -> None:
         WavSink(tmp_path / "file" / "out")
     with pytest.raises(OSError, match=r"out\.wav"):
         SingleWavSink(tmp_path / "missing" / "out.wav")
+
+
+def test_pitch_is_measured_for_every_user_and_sound_passed_on(tmp_path: Path) -> None:
+    inner = SingleWavSink(tmp_path / "out.wav")
+    sink, low, high = MeasuringSink(inner), ToneSource(440), ToneSource(880)
+    for _ in range(60):
+        sink.write(1, low.read(), False)
+        sink.write(2, high.read(), False)
+    sink.close()
+    assert sink.frequency(1) == pytest.approx(440, abs=0.5)
+    assert sink.frequency(2) == pytest.approx(880, abs=0.5)
+    assert sink.frequency(3) == 0.0
+    assert len(recorded(tmp_path / "out.wav")) == 60 * 3840
+
+
+def test_silence_does_not_drown_what_was_measured() -> None:
+    sink, low = MeasuringSink(), ToneSource(440)
+    for _ in range(20):
+        sink.write(1, low.read(), False)
+    for _ in range(200):
+        sink.write(1, bytes(3840), False)
+    sink.close()
+    assert sink.frequency(1) == pytest.approx(440, abs=1)

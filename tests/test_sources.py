@@ -16,7 +16,7 @@ from voicegw.errors import NotAudio
 from voicegw.media.likeness import pcm_frequency
 from voicegw.media.ogg import OggOpusReader, OggOpusWriter
 from voicegw.media.opus import OpusDecoder, OpusEncoder
-from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
+from voicegw.media.sources import LimitedSource, OggOpusSource, Source, ToneSource, WavSource, open_source, read_pcm
 from voicegw.media.wav import WavWriter
 
 SILENCE = b"\xf8\xff\xfe"
@@ -138,6 +138,25 @@ def test_a_tone_ends_where_it_shall_and_else_never() -> None:
 def test_a_tone_that_cannot_be_is_refused(hz: float, seconds: float | None) -> None:
     with pytest.raises(NotAudio, match="tone"):
         ToneSource(hz, seconds)
+
+
+def test_a_limited_source_gives_no_more_than_it_may(tmp_path: Path) -> None:
+    assert len(everything(LimitedSource(ToneSource(440), 0.1))) == 5
+    assert len(everything(LimitedSource(ToneSource(440, 0.1)))) == 5
+    packets = LimitedSource(OggOpusSource(ogg(tmp_path / "a.ogg", [SILENCE] * 9)), 0.04)
+    assert packets.is_opus
+    assert everything(packets) == [SILENCE] * 2
+
+
+def test_a_source_can_be_had_as_pcm_at_once(tmp_path: Path) -> None:
+    tone = everything(ToneSource(440, 0.1))
+    limited = LimitedSource(ToneSource(440), 0.1)
+    assert read_pcm(limited) == b"".join(tone)
+    assert limited.read() == b""
+    encoder, decoder = OpusEncoder(), OpusDecoder()
+    packets = [encoder.encode(frame) for frame in tone]
+    source = OggOpusSource(ogg(tmp_path / "a.ogg", packets))
+    assert read_pcm(source) == b"".join(map(decoder.decode, packets))
 
 
 def test_files_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ class SingleWavSink:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
         self._writer = WavWriter(path)
         self._closed = False
         self.user_id: int | None = None
@@ -93,34 +92,6 @@ class SingleWavSink:
         """Finish the file."""
         self._closed = True
         self._writer.close()
-
-    def pcm(self) -> bytes:
-        """What is in the closed file, filled up to whole 20 ms."""
-        return b"".join(WavReader(self._path))
-
-
-class MeasuringSink:
-    """Tells the pitch of every user, and passes all sound on to another sink if one is given."""
-
-    def __init__(self, inner: Sink | None = None) -> None:
-        self._inner = inner
-        self._latest: dict[int, deque[bytes]] = {}
-
-    def write(self, user_id: int, pcm: bytes, lost: bool) -> None:
-        """Pass sound on and keep the latest second of what was neither lost nor silence."""
-        if not lost and any(pcm):
-            self._latest.setdefault(user_id, deque(maxlen=_MEASURED_WRITES)).append(pcm)
-        if self._inner is not None:
-            self._inner.write(user_id, pcm, lost)
-
-    def frequency(self, user_id: int) -> float:
-        """The strongest frequency in Hz of what the user sent last; 0.0 if nothing was heard."""
-        return pcm_frequency(b"".join(self._latest.get(user_id, ())))
-
-    def close(self) -> None:
-        """Close the other sink; what was measured stays."""
-        if self._inner is not None:
-            self._inner.close()
 
 
 class MeasuringSink:

@@ -159,41 +159,6 @@ def read_pcm(source: Source) -> bytes:
     return b"".join(parts)
 
 
-class LimitedSource:
-    """Another source, but no more than `seconds` of it, rounded up to 20 ms; all of it for None."""
-
-    def __init__(self, source: Source, seconds: float | None = None) -> None:
-        self._source = source
-        self._left = math.inf if seconds is None else math.ceil(round(seconds * SAMPLE_RATE) / FRAME_SAMPLES)
-
-    @property
-    def is_opus(self) -> bool:
-        """Whether `read` gives Opus packets."""
-        return self._source.is_opus
-
-    def read(self) -> bytes:
-        """The next 20 ms; b"" at the end. NotAudio as the other source has it."""
-        if self._left <= 0:
-            return b""
-        self._left -= 1
-        return self._source.read()
-
-    def close(self) -> None:
-        """Close the other source."""
-        self._source.close()
-
-    def pcm(self) -> bytes:
-        """All that is left, as PCM of 16 bit, stereo, 48 kHz, in place of reading it; the source must have an end.
-
-        It is closed then. NotAudio where it is damaged.
-        """
-        decode = OpusDecoder().decode if self.is_opus else bytes
-        try:
-            return b"".join(map(decode, iter(self.read, b"")))
-        finally:
-            self.close()
-
-
 def open_source(name: str) -> Source:
     """A source by name: "tone:440" is a sine of 440 Hz without end, everything else the path of a file.
 
