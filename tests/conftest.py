@@ -1,9 +1,72 @@
-"""What several tests need: the wire's known answers."""
+"""What several tests need: the wire's known answers, a local voice server, and clients on it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from voicegw.client import VoiceClient
+from voicegw.server import LocalSignalling, VoiceServer
+
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
+
+GUILD, CHANNEL, OTHER_CHANNEL = 41771983423143937, 127121515262115840, 127121515262115841
+ALICE, BOB, CAROL = 104694319306248192, 158533742254751744, 852892297661906993
+
+MakeClient = Callable[..., VoiceClient]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[VoiceServer]:
+    """A local voice server with E2EE."""
+    async with VoiceServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def make_client() -> AsyncIterator[MakeClient]:
+    """Makes clients of a server and closes them in the end."""
+    made: list[VoiceClient] = []
+
+    def make(server: VoiceServer, user_id: int, **options: Any) -> VoiceClient:
+        options.setdefault("signalling", LocalSignalling(server, user_id))
+        options.setdefault("ca_pem", server.ca_pem)
+        options.setdefault("allowed_hosts", (server.host,))
+        client = VoiceClient(user_id=user_id, guild_id=GUILD, allow_private_media=True, **options)
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        await client.close()
+
+
+def signalling_of(client: VoiceClient) -> LocalSignalling:
+    """The client's main gateway."""
+    signalling = client._signalling
+    assert isinstance(signalling, LocalSignalling)
+    return signalling
+
+
+async def encrypted(*clients: VoiceClient) -> None:
+    """Until all have one group."""
+
+    def agreed() -> bool:
+        codes = {client.privacy_code for client in clients}
+        return len(codes) == 1 and "" not in codes and all(client.states["dave"] == "active" for client in clients)
+
+    for client in clients:
+        await client.wait_for(agreed)
+
+
+async def pair(make_client: MakeClient, server: VoiceServer, **options: Any) -> tuple[VoiceClient, VoiceClient]:
+    """Alice and Bob in one encrypted call."""
+    alice, bob = make_client(server, ALICE, **options), make_client(server, BOB, **options)
+    await alice.connect(CHANNEL)
+    await bob.connect(CHANNEL)
+    await encrypted(alice, bob)
+    return alice, bob

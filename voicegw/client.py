@@ -192,7 +192,8 @@ class VoiceClient:
         """Go to another channel of the guild and wait until the voice session there is ready.
 
         Raises:
-            as `connect`.
+            VoiceTimeout: not there after `timeout_s` seconds (the channel is full, or closed to the bot); the call goes on.
+            VoiceError: as `connect`.
         """
         await self._join(channel_id, timeout_s)
 
@@ -515,12 +516,13 @@ class VoiceClient:
             raise EventNotAllowed("connect without a channel", self.session.call.state)
         self._begin()
         await self.gateway.start(self._running)
+        there = self.session.call.state == "connected"
+        if there and wanted == self.session.shared.channel_id:
+            return
         self.feed(JoinRequested(wanted))
         self.channel_id = wanted
         if self._joining is None or self._joining.done():
             self._joining = self._running.create_future()
-        if self.session.call.state == "connected":
-            return
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(self._joining)
@@ -528,10 +530,12 @@ class VoiceClient:
             if isinstance(error, VoiceError):
                 raise
             late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self.session.call.state})")
-            self.feed(LeaveRequested(late))
+            if not there:
+                self.feed(LeaveRequested(late))
             raise late from None
         except asyncio.CancelledError:
-            self.feed(LeaveRequested())
+            if not there:
+                self.feed(LeaveRequested())
             raise
 
     def _begin(self) -> None:

@@ -67,6 +67,7 @@ class Connection:
         self._session: ServerSession | None = None
         self._arrivals: deque[float] = deque(maxlen=RATE_FRAMES)
         self._beat_at = 0.0
+        self._closing = False
 
     async def run(self, version: int) -> None:
         """Serve until either side closes."""
@@ -89,10 +90,12 @@ class Connection:
             session = self._session
             if session is not None and session.outbox is self._outbox:
                 session.outbox = None
-                self._server.detached(session, gone=self._socket.close_code == aiohttp.WSCloseCode.OK)
+                gone = not self._closing and self._socket.close_code == aiohttp.WSCloseCode.OK
+                self._server.detached(session, gone)
 
     async def close(self, code: int, reason: str = "") -> None:
         """Close with a code."""
+        self._closing = True
         await self._socket.close(code=code, message=reason.encode()[:120])
 
     def abort(self) -> None:

@@ -61,6 +61,7 @@ class VoiceServer:
         self._authority = make_authority()
         self._admitted: dict[str, Credentials] = {}
         self._sessions: dict[str, ServerSession] = {}
+        self._newest: dict[int, ServerSession] = {}
         self._by_ssrc: dict[int, ServerSession] = {}
         self._connections: dict[ServerSession, Connection] = {}
         self._channels: dict[int, Channel] = {}
@@ -180,15 +181,12 @@ class VoiceServer:
         return self._channels[channel_id]
 
     def session(self, user_id: int) -> ServerSession:
-        """A user's newest session.
+        """A user's newest session, ended or not.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there was none.
         """
-        for session in reversed(self._sessions.values()):
-            if session.user_id == user_id:
-                return session
-        raise KeyError(user_id)
+        return self._newest[user_id]
 
     async def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Until `predicate()` holds; it is asked after every message and every media packet.
@@ -263,6 +261,7 @@ class VoiceServer:
         self._replace(credentials)
         session = ServerSession(credentials, next(self._ssrcs), self.note)
         self._sessions[session_id] = session
+        self._newest[session.user_id] = session
         self._by_ssrc[session.ssrc] = session
         return session
 
