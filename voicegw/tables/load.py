@@ -89,7 +89,9 @@ def parse_table(text: str, machine: str) -> Table:
     )
     if header["machine"] != machine:
         raise TableError(f"{machine}: the file says that it is {header['machine']!r}")
-    states, parents = reader.states(data.get("state", []))
+    if not _all_texts(header["final"]):
+        raise reader.complain("the table", "'final' is a list of states")
+    states, parents = reader.states(reader.entries(data, "state"))
     table = Table(
         machine=machine,
         title=header["title"],
@@ -98,10 +100,10 @@ def parse_table(text: str, machine: str) -> Table:
         final=tuple(header["final"]),
         states=states,
         parents=parents,
-        events=reader.events(data.get("event", [])),
-        deadlines=reader.deadlines(data.get("deadline", [])),
-        rows=reader.rows(data.get("transition", [])),
-        close_codes=reader.close_codes(data.get("close_code", [])),
+        events=reader.events(reader.entries(data, "event")),
+        deadlines=reader.deadlines(reader.entries(data, "deadline")),
+        rows=reader.rows(reader.entries(data, "transition")),
+        close_codes=reader.close_codes(reader.entries(data, "close_code")),
     )
     transitions = _flatten(table)
     pairs: dict[tuple[str, str], tuple[Transition, ...]] = {}
@@ -124,6 +126,12 @@ class _Reader:
         unknown = sorted(set(entry) - allowed)
         if unknown:
             raise self.complain(where, f"unknown word {unknown[0]!r}")
+
+    def entries(self, data: dict[str, Any], section: str) -> list[dict[str, Any]]:
+        entries = data.get(section, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise self.complain(section, f"is written [[{section}]]")
+        return entries
 
     def fields(self, entry: dict[str, Any], where: str, wanted: dict[str, type]) -> dict[str, Any]:
         for name, kind in wanted.items():
@@ -206,9 +214,11 @@ class _Reader:
             sources = entry.get("from", [])
             if isinstance(sources, str):
                 sources = [sources]
-            if not sources or not all(isinstance(item, str) for item in sources):
+            if not sources or not _all_texts(sources):
                 raise self.complain(where, "'from' is a state, a list of states, or *")
-            effects = self.fields(entry, where, {"effects": list})["effects"] if "effects" in entry else []
+            effects = entry.get("effects", [])
+            if not _all_texts(effects):
+                raise self.complain(where, "'effects' is a list of names")
             values = self.fields(entry, where, {"event": str, "source": str})
             rows.append(
                 Row(
@@ -236,6 +246,10 @@ class _Reader:
                     raise self.complain(where, f"{item!r} is no code, no range, and not 'none'")
             found.append(CloseCode(**{**values, "codes": tuple(values["codes"])}))
         return tuple(found)
+
+
+def _all_texts(items: object) -> bool:
+    return isinstance(items, list) and all(isinstance(item, str) for item in items)
 
 
 def _is_range(item: object) -> bool:
