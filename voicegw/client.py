@@ -581,6 +581,9 @@ class VoiceClient:
 
     def _note_transition(self, transition: Transition) -> None:
         self.history.append(transition)
+        if _log.isEnabledFor(logging.DEBUG):
+            guild_id, step = self.session.shared.guild_id, transition
+            _log.debug("%s %s: %s --%s--> %s", guild_id, step.machine, step.before, step.event, step.after)
 
     def __repr__(self) -> str:
         return f"<VoiceClient {self.session.call.state}, guild {self.session.shared.guild_id}>"
