@@ -1,26 +1,35 @@
-"""The voice layer of Discord for every Python bot: join, play, listen, record, end-to-end encrypted."""
+"""The voice layer of Discord for every Python bot: join, play, listen, record, end-to-end encrypted.
 
-from voicegw.client import CallStats, VoiceClient
-from voicegw.effects import (
-    Closed,
-    Connected,
-    EncryptionChanged,
-    Moved,
-    Notice,
-    Reconnecting,
-    Resumed,
-    UsersChanged,
-    Warned,
-)
-from voicegw.errors import VoiceError
-from voicegw.gateway import DiscordGatewayVoice
-from voicegw.kokoro import Kokoro
-from voicegw.media.player import Playback
-from voicegw.media.receiver import UserStats
-from voicegw.media.sinks import SingleWavSink, Sink, WavSink
-from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
-from voicegw.session import E2EEPolicy, Transition, VoiceSession
-from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver
+The public names are imported when they are first used: drawing a diagram does not need a websocket.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voicegw.client import CallStats, VoiceClient
+    from voicegw.effects import (
+        Closed,
+        Connected,
+        EncryptionChanged,
+        Moved,
+        Notice,
+        Reconnecting,
+        Resumed,
+        UsersChanged,
+        Warned,
+    )
+    from voicegw.errors import VoiceError
+    from voicegw.gateway import DiscordGatewayVoice
+    from voicegw.kokoro import Kokoro
+    from voicegw.media.player import Playback
+    from voicegw.media.receiver import UserStats
+    from voicegw.media.sinks import SingleWavSink, Sink, WavSink
+    from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
+    from voicegw.session import E2EEPolicy, Transition, VoiceSession
+    from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver
 
 __all__ = [
     "CallStats",
@@ -55,3 +64,47 @@ __all__ = [
     "WavSource",
     "open_source",
 ]
+
+_MODULES = {
+    "CallStats": "voicegw.client",
+    "Closed": "voicegw.effects",
+    "Connected": "voicegw.effects",
+    "Credentials": "voicegw.signalling",
+    "DiscordGatewayVoice": "voicegw.gateway",
+    "E2EEPolicy": "voicegw.session",
+    "EncryptionChanged": "voicegw.effects",
+    "FixedSignalling": "voicegw.signalling",
+    "Kokoro": "voicegw.kokoro",
+    "Moved": "voicegw.effects",
+    "Notice": "voicegw.effects",
+    "OggOpusSource": "voicegw.media.sources",
+    "Playback": "voicegw.media.player",
+    "Reconnecting": "voicegw.effects",
+    "Resumed": "voicegw.effects",
+    "Signalling": "voicegw.signalling",
+    "SignallingReceiver": "voicegw.signalling",
+    "SingleWavSink": "voicegw.media.sinks",
+    "Sink": "voicegw.media.sinks",
+    "Source": "voicegw.media.sources",
+    "ToneSource": "voicegw.media.sources",
+    "Transition": "voicegw.session",
+    "UserStats": "voicegw.media.receiver",
+    "UsersChanged": "voicegw.effects",
+    "VoiceClient": "voicegw.client",
+    "VoiceError": "voicegw.errors",
+    "VoiceSession": "voicegw.session",
+    "Warned": "voicegw.effects",
+    "WavSink": "voicegw.media.sinks",
+    "WavSource": "voicegw.media.sources",
+    "open_source": "voicegw.media.sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'voicegw' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -96,7 +96,7 @@ _log = logging.getLogger("voicegw")
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """Counts of a call: packets and bytes sent, frames held back, packets that could not be sent, and what was heard by user id."""
+    """Packets and bytes sent, frames held back, packets that could not be sent, and what was heard, by user id."""
 
     packets: int
     bytes: int
@@ -192,7 +192,7 @@ class VoiceClient:
         """Go to another channel of the guild and wait until the voice session there is ready.
 
         Raises:
-            VoiceTimeout: not there after `timeout_s` seconds (the channel is full, or closed to the bot); the call goes on.
+            VoiceTimeout: not there after `timeout_s` seconds (a full or forbidden channel); the call goes on.
             VoiceError: as `connect`.
         """
         await self._join(channel_id, timeout_s)
@@ -207,7 +207,7 @@ class VoiceClient:
         self.receiver.sink = sink
 
     def add_listener(self, listener: Callable[[Notice], None]) -> None:
-        """Call `listener(notice)` for all that happens: `Connected`, `Moved`, `Reconnecting`, `EncryptionChanged`, `Closed` ..."""
+        """Call `listener(notice)` for all that happens: `Connected`, `Moved`, `Reconnecting`, `Closed` ..."""
         self._listeners.append(listener)
 
     async def close(self) -> None:
@@ -229,7 +229,7 @@ class VoiceClient:
         await asyncio.shield(self._closed)
 
     async def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 10.0) -> None:
-        """Until `predicate()` holds; it is asked after everything that happens in this call, each packet heard among it.
+        """Until `predicate()` holds; it is asked after everything that happens in this call, each packet heard too.
 
         Raises:
             VoiceTimeout: it did not hold in time.

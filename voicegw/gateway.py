@@ -287,10 +287,7 @@ class DiscordGatewayVoice:
         """Decode one frame and feed it to the machines; True when the connection must end, which no frame asks for."""
         stamp = self._generation if generation is None else generation
         try:
-            if isinstance(message, str):
-                decoded = frames.decode_text(message)
-            else:
-                decoded = frames.decode_binary(message)
+            decoded = frames.decode_text(message) if isinstance(message, str) else frames.decode_binary(message)
         except MalformedFrame as error:
             self._feed(stamp, FrameRejected(error.op), error.seq)
             return False

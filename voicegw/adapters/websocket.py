@@ -1,4 +1,4 @@
-"""The voice websocket over aiohttp: verified TLS, no redirect, no proxy from the environment, frames of 1 MiB at most."""
+"""The voice websocket over aiohttp: verified TLS, no redirects, no proxy from the environment, frames to 1 MiB."""
 
 from __future__ import annotations
 

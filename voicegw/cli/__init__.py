@@ -1,4 +1,4 @@
-"""The command line. Each command is a module with `add(commands)` for its arguments and `run(arguments, console) -> int`."""
+"""The command line. Each command is a module with `add(commands)` for its arguments and `run(arguments, console)`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "serve",
         help="run a local voice server",
-        description="Run a local voice server until interrupted. The first line on stdout is JSON: endpoint, ca, udp_port.",
+        description="Run a local voice server until interrupted. The first line is JSON: endpoint, ca, udp_port.",
     )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=port, default=0, help="TCP port of the websocket (a free one)")

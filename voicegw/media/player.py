@@ -1,4 +1,4 @@
-"""Play one source at a time at its natural pace: frame n leaves at start + n x 20 ms of the monotonic clock, so nothing drifts."""
+"""Play one source at its natural pace: frame n leaves at start + n x 20 ms of the monotonic clock, without drift."""
 
 from __future__ import annotations
 

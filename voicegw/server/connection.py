@@ -1,4 +1,4 @@
-"""One websocket of the local server: what a client says, judged as a voice server judges it, close code by close code."""
+"""One websocket of the local server: what a client says, and the close code for what it must not say."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ IGNORED = frozenset(
 )
 
 
-class Refused(Exception):  # noqa: N818 - it carries the close code that refuses the client
+class Refused(Exception):
     """The client did what ends its connection."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -124,7 +124,7 @@ class Connection:
     async def _watch_heart(self) -> None:
         loop = asyncio.get_running_loop()
         allowed = MISSED_BEATS * self._server.heartbeat_interval_s
-        while (left := self._beat_at + allowed - loop.time()) > 0:
+        while (left := self._beat_at + allowed - loop.time()) > 0:  # noqa: ASYNC110 - each beat moves the end
             await asyncio.sleep(left)
         await self.close(SESSION_TIMEOUT, "Session timed out.")
 

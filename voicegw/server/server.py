@@ -28,7 +28,7 @@ MAX_FRAME_BYTES = 1 << 20
 
 
 class VoiceServer:
-    """A voice server that real clients accept: version 8 handshake, both encryption modes, relay, buffered resume, DAVE.
+    """A voice server that real clients accept: version 8 handshake, both modes, relay, buffered resume, DAVE.
 
     `admit` makes the credentials that the main gateway would give; with `open` any token and session id will do (the
     channel is then Identify's `channel_id`, else `channel_id`, else the server id). `faults` makes it misbehave. It
@@ -42,7 +42,7 @@ class VoiceServer:
         host: str = "127.0.0.1",
         port: int = 0,
         udp_port: int = 0,
-        open: bool = False,  # noqa: A002 - the word of the command line
+        open: bool = False,
         dave: bool = True,
         modes: Iterable[str] = PREFERRED_MODES,
         heartbeat_interval_s: float = 13.75,

@@ -42,6 +42,21 @@ def to_mermaid(table: Table, lit: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_overview(table: Table) -> str:
+    """A `stateDiagram-v2` of the top states alone."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for transition in table.transitions:
+        source, target = table.states[transition.state].parent, table.states[transition.to or transition.state].parent
+        events = edges.setdefault((source, target), [])
+        if transition.event not in events:
+            events.append(transition.event)
+    lines = ["stateDiagram-v2", "    direction LR", f"    [*] --> {table.states[table.initial].parent}"]
+    for (source, target), events in edges.items():
+        if source != target:
+            lines.append(f"    {source} --> {target}: {_label(events, '<br/>')}")
+    return "\n".join(lines) + "\n"
+
+
 def to_dot(table: Table, lit: str | None = None) -> str:
     """A graphviz digraph; parents are clusters, and an edge of a parent starts at its cluster's first child."""
     lines = [
@@ -79,6 +94,8 @@ def to_markdown(table: Table) -> str:
     parts = [
         f"# {table.machine}: {table.title}",
         _prose(table.text),
+        f"```mermaid\n{to_overview(table)}```",
+        "With all states:",
         f"```mermaid\n{to_mermaid(table)}```",
         "The same as a picture: "
         f"[{table.machine}.svg]({table.machine}.svg). Written by `voicegw diagram` from `states/{table.machine}.toml`.",

@@ -1,6 +1,6 @@
 """RTP and RTCP of Discord voice: headers, extensions, padding, reports. Source: RFC 3550, RFC 8285, Discord voice docs.
 
-    | header 12 + 4 x CSRC (+ 4 extension preamble) | ciphertext of extension body, payload, padding | tag 16 | nonce 4 |
+    | header 12 + 4 x CSRC (+ 4 preamble) | ciphertext of extension body, payload, padding | tag 16 | nonce 4 |
 
 The first part is the AAD of the transport encryption. RTCP has an AAD of 8 bytes.
 """
