@@ -46,7 +46,7 @@ HOSTILE = [
     "example.com\\.discord.media",
     "a.discord.media\r\nHost: example.com",
     "a b.discord.media",
-    "a.disсord.media",  # a Cyrillic letter
+    "a.dis\u0441ord.media",  # a Cyrillic letter
     "a.discord.media:0",
     "a.discord.media:65536",
     "a.discord.media:+80",

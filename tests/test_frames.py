@@ -1,7 +1,8 @@
-"""Websocket frames: every known message decodes to its payload, and nothing but MalformedFrame comes out of bad ones."""
+"""Websocket frames: every known message decodes to its payload; bad ones give MalformedFrame and nothing else."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -218,10 +219,8 @@ def test_no_message_prints_a_key() -> None:
 
 @given(st.text())
 def test_any_text_gives_a_message_or_our_error(text: str) -> None:
-    try:
+    with contextlib.suppress(MalformedFrame):
         frames.decode_text(text)
-    except MalformedFrame:
-        pass
 
 
 JSON = st.recursive(

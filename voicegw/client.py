@@ -102,7 +102,7 @@ class CallStats:
     bytes: int
     held: int
     errors: int
-    users: Mapping[int, UserStats]
+    users: dict[int, UserStats]
 
 
 class VoiceClient:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import dataclasses
 import importlib.resources
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voicegw.cli.console import Commands, Console, positive
+
+if TYPE_CHECKING:
+    from voicegw.media.sinks import Sink
+    from voicegw.media.sources import Source
 
 GUILD, CHANNEL = 41771983423143937, 127121515262115840
 PLAYER, LISTENER = 104694319306248192, 158533742254751744
 GROUP_TIMEOUT_S = 15.0
+HEARD_TIMEOUT_S = 2.0
 LIKE_ENOUGH = 0.8
 
 
@@ -40,81 +48,28 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 async def demo(arguments: argparse.Namespace, console: Console) -> int:
-    """Play from one client to the other."""
-    from voicegw.client import VoiceClient
-    from voicegw.errors import VoiceTimeout
+    """Hold the call, compare, say how it went."""
     from voicegw.media.likeness import likeness
     from voicegw.media.sinks import SingleWavSink
     from voicegw.media.sources import LimitedSource, WavSource, open_source, read_pcm
-    from voicegw.server import LocalSignalling, VoiceServer
 
     name = arguments.input or str(importlib.resources.files("voicegw.media") / "demo.ogg")
-    source = LimitedSource(open_source(name), arguments.seconds)
+    with (
+        contextlib.closing(LimitedSource(open_source(name), arguments.seconds)) as source,
+        contextlib.closing(SingleWavSink(arguments.output)) as sink,
+    ):
+        console.say(f"playing {name}")
+        call = await hold_call(source, sink, console)
     reference = LimitedSource(open_source(name), arguments.seconds)
-    sink = SingleWavSink(arguments.output)
-
-    async with VoiceServer() as server:
-        console.say(f"voice server on wss://{server.endpoint} and UDP port {server.udp_port}, E2EE required")
-
-        def make(user_id: int) -> VoiceClient:
-            return VoiceClient(
-                user_id=user_id,
-                guild_id=GUILD,
-                signalling=LocalSignalling(server, user_id),
-                ca_pem=server.ca_pem,
-                allowed_hosts=(server.host,),
-                allow_private_media=True,
-            )
-
-        async with make(PLAYER) as player, make(LISTENER) as listener:
-            listener.listen(sink)
-            begin = time.perf_counter()
-            await asyncio.gather(player.connect(CHANNEL), listener.connect(CHANNEL))
-            connect_ms = (time.perf_counter() - begin) * 1000
-            await player.wait_for(lambda: bool(player.privacy_code), GROUP_TIMEOUT_S)
-            await listener.wait_for(lambda: bool(listener.privacy_code), GROUP_TIMEOUT_S)
-            group_ms = (time.perf_counter() - begin) * 1000
-            console.say(f"connected in {connect_ms:.0f} ms, E2EE ready in {group_ms:.0f} ms, playing {name}")
-
-            await player.play(source).wait()
-            heard = listener.receiver.stats.get
-            try:
-                await player.wait_for(lambda: player.states["speech"] == "silent", 2.0)
-                await listener.wait_for(
-                    lambda: (stats := heard(PLAYER)) is not None and stats.packets >= player.stats.packets, 2.0
-                )
-            except VoiceTimeout:
-                console.say("not everything that was sent has been heard")
-            listener.receiver.flush()
-            stats = heard(PLAYER)
-            received, lost = (stats.packets, stats.lost) if stats is not None else (0, 0)
-            lost = max(lost, player.stats.packets - received)
-            in_clear = server.session(PLAYER).counters["media in the clear"]
-            codes = [player.privacy_code, listener.privacy_code]
-            facts: dict[str, object] = {
-                "connect_ms": round(connect_ms, 1),
-                "e2ee_ready_ms": round(group_ms, 1),
-                "mode": player.session.gateway.mode,
-                "dave_version": player.session.dave.version,
-                "epoch": player.epoch,
-                "codes": codes,
-                "sent": player.stats.packets,
-                "received": received,
-                "lost": lost,
-                "in_clear": in_clear,
-            }
-        ways = {
-            who: {machine: client.way(machine) for machine in client.states}
-            for who, client in (("player", player), ("listener", listener))
-        }
-    sink.close()
     alike = await asyncio.to_thread(lambda: likeness(read_pcm(reference), read_pcm(WavSource(arguments.output))))
-    ok = bool(codes[0]) and codes[0] == codes[1] and lost == 0 and in_clear == 0 and alike.score >= LIKE_ENOUGH
-    for machine, states in ways["player"].items():
+    ok = call.good and alike.score >= LIKE_ENOUGH
+
+    for machine, states in call.states["player"].items():
         console.say(f"  {machine:10} {' > '.join(states) or 'not moved'}")
-    console.say(f"cipher {facts['mode']}, DAVE version {facts['dave_version']}, epoch {facts['epoch']}")
-    console.say(f"privacy code  player {_groups(codes[0])}  listener {_groups(codes[1])}")
-    console.say(f"packets sent {facts['sent']}, received {received}, lost {lost}, in the clear {in_clear}")
+    console.say(f"cipher {call.mode}, DAVE version {call.dave_version}, epoch {call.epoch}")
+    player, listener = (" ".join(code[at : at + 5] for at in range(0, len(code), 5)) for code in call.codes)
+    console.say(f"privacy code  player {player}  listener {listener}")
+    console.say(f"packets sent {call.sent}, received {call.received}, lost {call.lost}, in the clear {call.in_clear}")
     console.say(
         f"likeness {alike.score:.3f} (best normalised cross-correlation, window by window; "
         f"a wrong song stays below 0.3), delay {alike.lag_s * 1000:.1f} ms, level {alike.level_db:+.1f} dB"
@@ -123,11 +78,10 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
     console.result(
         {
             "ok": ok,
-            **facts,
+            **dataclasses.asdict(call),
             "likeness": round(alike.score, 4),
             "lag_ms": round(alike.lag_s * 1000, 2),
             "level_db": round(alike.level_db, 2),
-            "states": ways,
             "input": name,
             "output": str(arguments.output),
         }
@@ -135,5 +89,78 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
     return 0 if ok else 1
 
 
-def _groups(code: str) -> str:
-    return " ".join(code[at : at + 5] for at in range(0, len(code), 5))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """How a call went; the states are those that each machine passed, by client."""
+
+    connect_ms: float
+    e2ee_ready_ms: float
+    mode: str
+    dave_version: int
+    epoch: int
+    codes: list[str]
+    sent: int
+    received: int
+    lost: int
+    in_clear: int
+    states: dict[str, dict[str, list[str]]]
+
+    @property
+    def good(self) -> bool:
+        """One group on both sides, everything heard, nothing in the clear."""
+        return bool(self.codes[0]) and self.codes[0] == self.codes[1] and self.lost == 0 and self.in_clear == 0
+
+
+async def hold_call(source: Source, sink: Sink, console: Console) -> Call:
+    """Play `source` from one client to the other over a local voice server."""
+    from voicegw.client import VoiceClient
+    from voicegw.errors import VoiceTimeout
+    from voicegw.media.receiver import UserStats
+    from voicegw.server import LocalSignalling, VoiceServer
+
+    async with VoiceServer() as server:
+        console.say(f"voice server on wss://{server.endpoint} and UDP port {server.udp_port}, E2EE required")
+        player, listener = (
+            VoiceClient(
+                user_id=user_id,
+                guild_id=GUILD,
+                signalling=LocalSignalling(server, user_id),
+                ca_pem=server.ca_pem,
+                allowed_hosts=(server.host,),
+                allow_private_media=True,
+            )
+            for user_id in (PLAYER, LISTENER)
+        )
+        async with player, listener:
+            listener.listen(sink)
+            begin = time.perf_counter()
+            await asyncio.gather(player.connect(CHANNEL), listener.connect(CHANNEL))
+            connect_ms = (time.perf_counter() - begin) * 1000
+            for client in (player, listener):
+                await client.wait_for(lambda: player.privacy_code == listener.privacy_code != "", GROUP_TIMEOUT_S)
+            ready_ms = (time.perf_counter() - begin) * 1000
+            console.say(f"connected in {connect_ms:.0f} ms, E2EE ready in {ready_ms:.0f} ms")
+
+            await player.play(source).wait()
+            heard = listener.stats.users.setdefault(PLAYER, UserStats())
+            with contextlib.suppress(VoiceTimeout):  # what did not come by then is lost
+                await player.wait_for(lambda: player.states["speech"] == "silent", HEARD_TIMEOUT_S)
+                await listener.wait_for(lambda: heard.packets >= player.stats.packets, HEARD_TIMEOUT_S)
+            listener.receiver.flush()
+            clients = {"player": player, "listener": listener}
+            dave = player.session.dave
+            mode = player.session.gateway.mode
+            found = (dave.version, dave.epoch, [player.privacy_code, listener.privacy_code])
+        return Call(
+            connect_ms=round(connect_ms, 1),
+            e2ee_ready_ms=round(ready_ms, 1),
+            mode=mode,
+            dave_version=found[0],
+            epoch=found[1],
+            codes=found[2],
+            sent=player.stats.packets,
+            received=heard.packets,
+            lost=player.stats.packets - heard.packets,
+            in_clear=server.session(PLAYER).counters["media in the clear"],
+            states={who: {name: client.way(name) for name in client.states} for who, client in clients.items()},
+        )

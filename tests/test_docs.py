@@ -1,0 +1,113 @@
+"""What the documents show is run, and what they draw is current."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import voicegw
+from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient
+from voicegw.media.sources import LimitedSource
+from voicegw.server import LocalSignalling, VoiceServer
+from voicegw.tables.draw import to_overview
+from voicegw.tables.load import load_table
+
+ROOT = Path(__file__).parent.parent
+SONG = ROOT / "voicegw" / "media" / "demo.ogg"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+class Bot:
+    """A bot framework that is connected to the local main gateway."""
+
+    def __init__(self, server: VoiceServer, user_id: int) -> None:
+        self.user_id = user_id
+        self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._gateway = LocalSignalling(server, user_id)
+        self._gateway.attach(self)
+
+    def on(self, name: str, handler: Callable[[Any], None]) -> None:
+        self._handlers[name] = handler
+
+    async def send(self, message: dict[str, Any]) -> None:
+        assert message["op"] == 4
+        state = message["d"]
+        channel_id = int(state["channel_id"]) if state["channel_id"] else None
+        await self._gateway.update_voice_state(
+            int(state["guild_id"]), channel_id, self_mute=state["self_mute"], self_deaf=state["self_deaf"]
+        )
+
+    def voice_state_update(self, data: Any) -> None:
+        self._handlers["VOICE_STATE_UPDATE"](data)
+
+    def voice_server_update(self, data: Any) -> None:
+        self._handlers["VOICE_SERVER_UPDATE"](data)
+
+
+@pytest.mark.loopback
+async def test_the_readmes_bot_plays_and_records(
+    server: VoiceServer,
+    make_client: MakeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local: dict[str, Any] = {"ca_pem": server.ca_pem, "allowed_hosts": (server.host,), "allow_private_media": True}
+    names = {name: getattr(voicegw, name) for name in voicegw.__all__}
+    names["VoiceClient"] = lambda **options: voicegw.VoiceClient(**options, **local)
+    names["open_source"] = lambda name: LimitedSource(voicegw.open_source(str(SONG)), 0.5)
+    namespace: dict[str, Any] = {"voicegw": types.SimpleNamespace(**names)}
+    exec(compile(EXAMPLES[0].replace("import voicegw\n", ""), "README.md", "exec"), namespace)
+    other = make_client(server, BOB)
+    await other.connect(CHANNEL)
+    tone = other.play(voicegw.ToneSource(440))
+    await namespace["sing"](Bot(server, ALICE), GUILD, CHANNEL)
+    tone.stop()
+    assert (tmp_path / "recordings" / f"{BOB}.wav").stat().st_size > 10_000
+    assert other.stats.users[ALICE].packets >= 25
+    said = capsys.readouterr().out
+    assert "Connected(channel_id=" in said
+    assert "EncryptionChanged" in said
+    assert server.members(CHANNEL) == [BOB]
+
+
+@pytest.mark.loopback
+async def test_the_readmes_test_server_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    program = EXAMPLES[1].replace("asyncio.run(main())", "")
+    namespace: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), namespace)
+    await asyncio.wait_for(namespace["main"](), 30)
+    assert "UserStats(packets=" in capsys.readouterr().out
+
+
+def test_there_are_no_examples_that_no_test_runs() -> None:
+    assert len(EXAMPLES) == 2
+
+
+def test_the_readmes_diagram_is_current() -> None:
+    (drawn,) = re.findall(r"```mermaid\n(.*?)```", README, re.DOTALL)
+    assert drawn == to_overview(load_table("gateway"))
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "states" / "README.md", *(ROOT / "diagrams").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_public_names_are_there_and_sorted() -> None:
+    assert voicegw.__all__ == sorted(voicegw.__all__)
+    for name in voicegw.__all__:
+        assert getattr(voicegw, name).__module__.startswith("voicegw") or name == "Notice"
+    assert set(voicegw.__all__) <= set(dir(voicegw))
+    with pytest.raises(AttributeError, match="no attribute 'Toaster'"):
+        _ = voicegw.Toaster
