@@ -1,0 +1,415 @@
+"""The server half of DAVE with real MLS clients, in memory: whatever the order of things, all end in one group."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voicegw.adapters.mls import MlsGroup
+from voicegw.effects import ApplyCommit, ApplyProposals, ApplyWelcome, CreateGroup
+from voicegw.errors import GroupError
+from voicegw.events import CommitMade, Event, GroupJoined, GroupRejected, KeyPackageMade
+from voicegw.server.delivery import Delivery, DeliveryService
+from voicegw.wire.mls import ProposalMessage, join_messages, parse_proposal_messages
+from voicegw.wire.opcodes import Opcode
+
+CHANNEL = 927310423890473011
+
+
+class Member:
+    """A client as far as DAVE goes: davey through our adapter."""
+
+    def __init__(self, world: World, user_id: int) -> None:
+        self.world = world
+        self.user_id = user_id
+        self.group = MlsGroup(user_id, lambda: 0.0)
+        self.external_sender: bytes | None = None
+        self.joined: GroupJoined | None = None
+        self.ready: list[int] = []
+        self.executed: list[int] = []
+        self.version = 1
+        self.in_group = False
+
+    def begin(self) -> None:
+        """A new pending group and a key package."""
+        self.in_group = False
+        self.follow(self.group.create(CreateGroup(1, CHANNEL, self.external_sender)))
+
+    def take(self, op: int, payload: bytes | dict[str, object]) -> None:
+        """One delivery."""
+        if isinstance(payload, dict):
+            self.take_text(op, payload)
+        elif op == Opcode.MLS_EXTERNAL_SENDER:
+            self.external_sender = payload
+            self.group.set_external_sender(payload)
+        elif op == Opcode.MLS_PROPOSALS:
+            known = frozenset(self.world.members)
+            self.follow(self.group.apply_proposals(ApplyProposals(payload[0] == 1, payload[1:], known)))
+        elif op == Opcode.MLS_ANNOUNCE_COMMIT_TRANSITION:
+            number = int.from_bytes(payload[:2], "big")
+            self.follow(self.group.apply_commit(ApplyCommit(number, payload[2:], self.in_group)))
+        else:
+            self.follow(self.group.apply_welcome(ApplyWelcome(int.from_bytes(payload[:2], "big"), payload[2:])))
+
+    def take_text(self, op: int, payload: dict[str, object]) -> None:
+        number = payload.get("transition_id")
+        if op == Opcode.DAVE_PREPARE_EPOCH and payload["epoch"] == 1:
+            self.version = 1
+            self.begin()
+        elif op == Opcode.DAVE_EXECUTE_TRANSITION:
+            assert isinstance(number, int)
+            self.executed.append(number)
+        elif op == Opcode.DAVE_PREPARE_TRANSITION and number != 0:
+            assert isinstance(number, int)
+            assert isinstance(payload["protocol_version"], int)
+            self.version = payload["protocol_version"]
+            self.world.say(self.world.service.transition_ready(self.user_id, number))
+
+    def follow(self, events: list[Event]) -> None:
+        """What the library said goes to the server."""
+        service, say = self.world.service, self.world.say
+        for event in events:
+            if isinstance(event, KeyPackageMade):
+                say(service.key_package(self.user_id, event.data))
+            elif isinstance(event, CommitMade):
+                say(service.commit_welcome(self.user_id, event.data))
+            elif isinstance(event, GroupJoined):
+                self.joined, self.in_group = event, True
+                if event.transition_id:
+                    self.ready.append(event.transition_id)
+                    say(service.transition_ready(self.user_id, event.transition_id))
+            elif isinstance(event, GroupRejected):
+                say(service.invalid_commit(self.user_id, event.transition_id))
+                self.begin()
+
+
+class World:
+    """The service, its members, and what is under way; `order` may deliver messages of different users in any order."""
+
+    def __init__(self) -> None:
+        self.service = DeliveryService(CHANNEL)
+        self.members: dict[int, Member] = {}
+        self.under_way: dict[int, deque[Delivery]] = {}
+
+    def say(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self.under_way.setdefault(delivery.user_id, deque()).append(delivery)
+
+    def step(self, choice: int = 0) -> bool:
+        """Deliver the next message of one user; False where none is under way."""
+        waiting = [user for user, queue in sorted(self.under_way.items()) if queue]
+        if not waiting:
+            return False
+        delivery = self.under_way[waiting[choice % len(waiting)]].popleft()
+        member = self.members.get(delivery.user_id)
+        if member is not None:
+            member.take(delivery.op, delivery.payload)
+        return True
+
+    def settle(self) -> None:
+        for _ in range(2000):
+            if not self.step():
+                return
+        raise AssertionError("messages without end")
+
+    def join(self, user_id: int, *, key_package: bool = True) -> Member:
+        member = self.members[user_id] = Member(self, user_id)
+        self.say(self.service.join(user_id))
+        if key_package:
+            member.begin()
+        return member
+
+    def leave(self, user_id: int) -> None:
+        del self.members[user_id]
+        self.under_way.pop(user_id, None)
+        self.say(self.service.leave(user_id))
+
+    def check(self) -> None:
+        """All are in one group and hear each other."""
+        codes = {member.joined.privacy_code for member in self.members.values() if member.joined is not None}
+        assert len(codes) == 1, self.service.rejected
+        assert self.service.members == set(self.members)
+        assert self.service.pending == frozenset()
+        for speaker, listener in itertools.permutations(self.members.values(), 2):
+            frame = bytes((0x78, speaker.user_id, *range(60)))
+            assert listener.group.decrypt(speaker.user_id, speaker.group.encrypt(frame)) == frame
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
+def test_members_join_in_any_order(order: tuple[int, ...]) -> None:
+    world = World()
+    for user_id in order:
+        world.join(user_id)
+    world.settle()
+    world.check()
+    assert world.service.epoch >= 1
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
+def test_key_packages_come_in_any_order(order: tuple[int, ...]) -> None:
+    world = World()
+    for user_id in (1, 2, 3):
+        world.join(user_id, key_package=False)
+    world.settle()
+    for user_id in order:
+        world.members[user_id].begin()
+    world.settle()
+    world.check()
+
+
+def test_the_first_group_is_in_force_at_once_and_later_ones_wait() -> None:
+    world = World()
+    first, second = world.join(1), world.join(2)
+    world.settle()
+    assert first.joined is not None
+    assert first.joined.transition_id == 0
+    assert (first.executed, world.service.transition_id) == ([], None)
+    world.join(3)
+    world.settle()
+    world.check()
+    assert first.ready == second.ready == first.executed == [1]
+    assert world.service.epoch == 2
+
+
+def test_op_29_goes_to_old_members_and_op_30_to_new_ones() -> None:
+    world = World()
+    world.join(1)
+    world.join(2)
+    world.settle()
+    world.members[3] = Member(world, 3)
+    said: list[Delivery] = []
+    remember = world.say
+
+    def watch(deliveries: list[Delivery]) -> None:
+        said.extend(deliveries)
+        remember(deliveries)
+
+    world.say = watch  # type: ignore[method-assign]
+    watch(world.service.join(3))
+    world.members[3].begin()
+    world.settle()
+    told = {op: {delivery.user_id for delivery in said if delivery.op == op} for op in (27, 29, 30)}
+    assert told == {27: {1, 2}, 29: {1, 2}, 30: {3}}
+    world.check()
+
+
+def test_a_member_leaves() -> None:
+    world = World()
+    for user_id in (1, 2, 3, 4):
+        world.join(user_id)
+    world.settle()
+    world.leave(2)
+    world.settle()
+    world.check()
+    world.join(5)
+    world.settle()
+    world.check()
+
+
+def test_two_leave_at_once() -> None:
+    world = World()
+    for user_id in (1, 2, 3, 4):
+        world.join(user_id)
+    world.settle()
+    world.leave(1)
+    world.leave(3)
+    world.settle()
+    world.check()
+
+
+def test_one_leaves_while_another_joins() -> None:
+    world = World()
+    for user_id in (1, 2, 3):
+        world.join(user_id)
+    world.settle()
+    world.join(4)
+    world.leave(1)
+    world.settle()
+    world.check()
+
+
+def test_one_leaves_while_pending() -> None:
+    world = World()
+    world.join(1)
+    world.join(2)
+    world.settle()
+    world.join(3)
+    world.leave(3)
+    world.settle()
+    assert world.service.members == {1, 2}
+    world.join(4)
+    world.settle()
+    world.check()
+
+
+def test_the_sole_member_begins_anew() -> None:
+    world = World()
+    first = world.join(1)
+    world.join(2)
+    world.settle()
+    world.leave(2)
+    world.settle()
+    assert (world.service.epoch, world.service.pending) == (0, {1})
+    assert not first.in_group
+    world.join(2)
+    world.settle()
+    world.check()
+
+
+def test_a_member_that_could_not_follow_is_taken_out_and_in_again() -> None:
+    world = World()
+    for user_id in (1, 2, 3):
+        world.join(user_id)
+    world.settle()
+    member = world.members[2]
+    member.take(Opcode.MLS_WELCOME, b"\0\7 no welcome")
+    world.settle()
+    world.check()
+    assert world.service.epoch == 2 or world.service.epoch > 1
+
+
+def test_all_members_that_could_not_follow_begin_anew() -> None:
+    world = World()
+    for user_id in (1, 2):
+        world.join(user_id)
+    world.settle()
+    for member in world.members.values():
+        world.say(world.service.invalid_commit(member.user_id, 0))
+    for member in world.members.values():
+        member.begin()
+    world.settle()
+    world.check()
+
+
+def test_downgrade_and_upgrade() -> None:
+    world = World()
+    for user_id in (1, 2, 3):
+        world.join(user_id)
+    world.settle()
+    world.say(world.service.downgrade())
+    world.settle()
+    assert {member.version for member in world.members.values()} == {0}
+    assert all(member.executed for member in world.members.values())
+    assert world.service.join(9) == []
+    world.service.leave(9)
+    world.say(world.service.upgrade())
+    world.settle()
+    world.check()
+
+
+def test_who_is_not_ready_in_time_is_not_waited_for() -> None:
+    world = World()
+    for user_id in (1, 2):
+        world.join(user_id)
+    world.settle()
+    number = world.service.downgrade()[0].payload
+    assert isinstance(number, dict)
+    transition_id = number["transition_id"]
+    assert isinstance(transition_id, int)
+    assert world.service.transition_ready(1, transition_id) == []
+    executed = world.service.transition_timeout()
+    assert [(delivery.user_id, delivery.op) for delivery in executed] == [(1, 22), (2, 22)]
+    assert world.service.transition_timeout() == []
+
+
+def test_bad_commits_are_dropped_and_counted() -> None:
+    world = World()
+    for user_id in (1, 2):
+        world.join(user_id)
+    world.settle()
+    before = sum(world.service.rejected.values())
+    assert world.service.commit_welcome(1, b"no commit") == []
+    assert sum(world.service.rejected.values()) == before + 1
+    world.check()
+
+
+def test_a_key_package_must_be_ones_own() -> None:
+    world = World()
+    world.join(1)
+    other = MlsGroup(2, lambda: 0.0)
+    (made,) = other.create(CreateGroup(1, CHANNEL, None))
+    assert isinstance(made, KeyPackageMade)
+    with pytest.raises(GroupError, match="another user's"):
+        world.service.key_package(1, made.data)
+    with pytest.raises(GroupError):
+        world.service.key_package(1, b"no key package")
+    assert world.service.key_package(7, _package_of(7)) == []
+
+
+def _package_of(user_id: int) -> bytes:
+    (made,) = MlsGroup(user_id, lambda: 0.0).create(CreateGroup(1, CHANNEL, None))
+    assert isinstance(made, KeyPackageMade)
+    return made.data
+
+
+def test_transition_ids_wrap_without_zero() -> None:
+    service = DeliveryService(CHANNEL)
+    service.join(1)
+    seen = []
+    for _ in range(0x10000):
+        payload = service.downgrade()[0].payload
+        assert isinstance(payload, dict)
+        seen.append(payload["transition_id"])
+    assert seen[:2] == [1, 2]
+    assert seen[-2:] == [0xFFFF, 1]
+    assert 0 not in seen
+
+
+def test_the_adapter_sees_every_add_of_an_epoch() -> None:
+    """The library forgets a Welcome when a later append has no Add; the adapter feeds the Adds again."""
+    world = World()
+    for user_id in (1, 2, 3):
+        world.join(user_id)
+    world.settle()
+    world.join(4, key_package=False)
+    world.settle()
+    world.members[4].begin()
+    world.leave(3)
+    world.settle()
+    world.check()
+
+
+def messages_of(payload: bytes) -> list[ProposalMessage]:
+    return parse_proposal_messages(payload)
+
+
+def test_proposals_are_joined_as_they_were_read() -> None:
+    service = DeliveryService(CHANNEL)
+    service.join(1)
+    service.join(2)
+    service.key_package(1, _package_of(1))
+    deliveries = service.key_package(2, _package_of(2))
+    for delivery in deliveries:
+        assert isinstance(delivery.payload, bytes)
+        assert delivery.payload[0] == 0
+        read = messages_of(delivery.payload[1:])
+        assert join_messages(message.data for message in read) == delivery.payload[1:]
+    assert [delivery.user_id for delivery in deliveries] == [2, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step", "fail"]), st.integers(0, 7)), max_size=30))
+def test_whatever_happens_in_whatever_order_ends_in_one_group(happenings: list[tuple[str, int]]) -> None:
+    world = World()
+    for user_id in (1, 2):
+        world.join(user_id)
+    number = 3
+    for what, choice in happenings:
+        if what == "join" and len(world.members) < 5:
+            world.join(number)
+            number += 1
+        elif what == "leave" and len(world.members) > 2:
+            world.leave(sorted(world.members)[choice % len(world.members)])
+        elif what == "step":
+            world.step(choice)
+        elif what == "fail":
+            member = world.members[sorted(world.members)[choice % len(world.members)]]
+            if member.in_group:
+                world.say(world.service.invalid_commit(member.user_id, 0))
+                member.begin()
+    world.settle()
+    world.check()
