@@ -253,7 +253,8 @@ def test_the_sole_member_begins_anew() -> None:
     world.settle()
     world.leave(2)
     world.settle()
-    assert (world.service.epoch, world.service.pending) == (0, {1})
+    assert world.service.epoch == 0
+    assert world.service.pending == {1}
     assert not first.in_group
     world.join(2)
     world.settle()

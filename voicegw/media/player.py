@@ -182,10 +182,11 @@ class Player:
             self._last_frame_at = self._due - FRAME_S
             if self._due > loop.time():
                 break
-        late = int((loop.time() - self._due) / FRAME_S)
-        if late > 0:
-            self._sender.skip(late)
-            self._due += late * FRAME_S
+        late_s = loop.time() - self._due
+        if late_s >= 0:
+            frames = int(late_s / FRAME_S) + 1
+            self._sender.skip(frames)
+            self._due += frames * FRAME_S
         self._timer = loop.call_at(self._due, self._tick)
 
     def _frame(self) -> bool:

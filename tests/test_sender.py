@@ -1,0 +1,136 @@
+"""The way out of one stream: nothing leaves while it is held, and what leaves is numbered and sealed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from voicegw.errors import GroupError
+from voicegw.media import sender as sender_module
+from voicegw.media.sender import StreamSender
+from voicegw.secret import Secret
+from voicegw.wire import encryption
+from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
+from voicegw.wire.rtp import SILENCE_FRAME, parse_rtp
+
+_keys = itertools.count(1000)
+SSRC = 12871
+
+
+def fresh_cipher() -> TransportCipher:
+    return TransportCipher(PREFERRED_MODES[0], Secret(next(_keys).to_bytes(32, "big")))
+
+
+class Wire:
+    """Takes datagrams."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.broken = False
+        self.worn = 0
+        self.cipher = fresh_cipher()
+        self.sender = StreamSender(self.wear)
+        self.sender.configure(self.cipher, SSRC, self.send)
+
+    def send(self, data: bytes) -> None:
+        if self.broken:
+            raise OSError("network is unreachable")
+        self.sent.append(data)
+
+    def wear(self) -> None:
+        self.worn += 1
+
+    def frames(self) -> list[bytes]:
+        return [self.cipher.open(data, 12) for data in self.sent]
+
+
+def scramble(frame: bytes) -> bytes:
+    return bytes(octet ^ 0x55 for octet in frame)
+
+
+def test_nothing_leaves_while_it_is_held() -> None:
+    wire = Wire()
+    assert wire.sender.send(b"speech") is False
+    assert wire.sender.send_silence() is False
+    wire.sender.release(scramble)
+    assert wire.sender.send(b"speech") is True
+    wire.sender.hold()
+    assert wire.sender.send(b"speech") is False
+    assert wire.frames() == [scramble(b"speech")]
+    assert (wire.sender.packets, wire.sender.held) == (1, 3)
+
+
+def test_without_key_nothing_leaves() -> None:
+    wire = Wire()
+    wire.sender.release(scramble)
+    wire.sender.drop()
+    wire.sender.release(scramble)
+    assert wire.sender.send(b"speech") is False
+    assert wire.sent == []
+
+
+def test_every_frame_passes_the_end_to_end_step_or_stays() -> None:
+    wire = Wire()
+
+    def refuse(frame: bytes) -> bytes:
+        raise GroupError("no group")
+
+    wire.sender.release(refuse)
+    assert wire.sender.send(b"speech") is False
+    wire.sender.release(None)
+    assert wire.sender.send(b"speech") is True
+    assert wire.frames() == [b"speech"]
+
+
+def test_packets_are_numbered_and_time_goes_on() -> None:
+    wire = Wire()
+    wire.sender.release(None)
+    for _ in range(3):
+        wire.sender.send(b"x")
+    wire.sender.skip(10)
+    wire.sender.send_silence()
+    views = [parse_rtp(data) for data in wire.sent]
+    first = views[0]
+    assert [(view.sequence - first.sequence) & 0xFFFF for view in views] == [0, 1, 2, 3]
+    ticks = [(view.timestamp_ticks - first.timestamp_ticks) & 0xFFFFFFFF for view in views]
+    assert ticks == [0, 960, 1920, 13 * 960]
+    assert {view.ssrc for view in views} == {SSRC}
+    assert wire.frames()[-1] == SILENCE_FRAME
+    assert wire.sender.bytes == sum(map(len, wire.sent))
+
+
+def test_sequence_and_timestamp_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voicegw.media.sender.secrets.randbelow", lambda limit: limit - 1)
+    wire = Wire()
+    wire.sender.release(None)
+    wire.sender.send(b"x")
+    wire.sender.send(b"x")
+    before, after = (parse_rtp(data) for data in wire.sent)
+    assert (before.sequence, after.sequence) == (0xFFFF, 0)
+    assert (before.timestamp_ticks, after.timestamp_ticks) == (0xFFFFFFFF, 959)
+
+
+def test_a_network_that_is_away_is_counted_and_no_error() -> None:
+    wire = Wire()
+    wire.sender.release(None)
+    wire.broken = True
+    assert wire.sender.send(b"x") is False
+    wire.broken = False
+    assert wire.sender.send(b"y") is True
+    assert (wire.sender.errors, wire.sender.packets) == (1, 1)
+    first_left = parse_rtp(wire.sent[0])
+    assert int.from_bytes(wire.sent[0][-4:], "little") == 2**31 + 1  # the nonce of the lost one is spent
+    assert first_left.ssrc == SSRC
+
+
+def test_a_worn_key_is_reported_and_a_spent_one_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender_module, "CHECK_WEAR_EVERY", 2)
+    monkeypatch.setattr(sender_module, "RENEW_AT_USES", 4)
+    monkeypatch.setattr(encryption, "MAX_USES", 6)
+    wire = Wire()
+    wire.sender.release(None)
+    sent = [wire.sender.send(b"x") for _ in range(8)]
+    assert sent == [True] * 6 + [False] * 2
+    assert wire.worn == 2 + 2  # at the fourth and sixth packet, and when it was spent
+    assert len({data[-4:] for data in wire.sent}) == 6
