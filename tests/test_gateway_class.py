@@ -226,6 +226,8 @@ async def test_received_message_is_answered(server: VoiceServer, client: VoiceCl
     assert client.gateway._received_message("not JSON") is False
     assert client.gateway._received_message(b"\0") is False
     assert client.session.shared.counters["frames rejected"] == 2
+    assert client.gateway._received_message('{"op":99,"d":{"anything":1}}') is False
+    assert client.session.shared.counters["ignored: unlisted_received"] == 1
     assert client.states["gateway"] == "ready"
 
 

@@ -78,6 +78,7 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.gateway import DiscordGatewayVoice
+from voicegw.media.opus import load_opus
 from voicegw.media.player import Playback, Player
 from voicegw.media.receiver import StreamReceiver, UserStats
 from voicegw.media.sender import StreamSender
@@ -202,7 +203,13 @@ class VoiceClient:
         return self.player.play(source)
 
     def listen(self, sink: Sink | None) -> None:
-        """Give what the others say, decoded, to `sink`; None stops. The sink stays the caller's to close."""
+        """Give what the others say, decoded, to `sink`; None stops. The sink stays the caller's to close.
+
+        Raises:
+            OpusNotFound: nothing could be decoded on this host.
+        """
+        if sink is not None:
+            load_opus()
         self.receiver.flush()
         self.receiver.sink = sink
 

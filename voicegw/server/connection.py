@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from voicegw.wire.opcodes import BINARY_FROM_CLIENT, GATEWAY_VERSION, Opcode
 if TYPE_CHECKING:
     from voicegw.server.server import VoiceServer
 
+UNKNOWN_ERROR = 4000
 UNKNOWN_OPCODE = 4001
 DECODE_ERROR = 4002
 NOT_AUTHENTICATED = 4003
@@ -32,6 +34,8 @@ UNKNOWN_MODE = 4016
 E2EE_REQUIRED = 4017
 BAD_REQUEST = 4020
 RATE_LIMITED = 4021
+
+_log = logging.getLogger("voicegw.server")
 
 RATE_FRAMES, RATE_S = 600, 10.0
 MISSED_BEATS = 3
@@ -84,6 +88,9 @@ class Connection:
                 self._take(message)
         except Refused as refused:
             await self.close(refused.code, refused.reason)
+        except Exception:
+            _log.exception("the local voice server failed")
+            await self.close(UNKNOWN_ERROR, "Unknown error.")
         finally:
             watch.cancel()
             writer.cancel()

@@ -245,6 +245,16 @@ class VoiceServer:
         if connection is not None:
             await connection.close(code, "Disconnected.")
 
+    async def crash(self) -> None:
+        """Close every websocket with 4015, as a voice server that restarts; the sessions can be resumed."""
+        for connection in list(self._connections.values()):
+            await connection.close(4015, "Voice server crashed.")
+
+    async def delete_channel(self, channel_id: int) -> None:
+        """End the call of a channel for everybody, with 4022."""
+        for session in list(self.channel(channel_id).sessions.values()):
+            await self._expel(session, 4022)
+
     # -- for connections
 
     def identify(self, fields: Mapping[str, Any]) -> ServerSession:
