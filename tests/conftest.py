@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from voicegw.client import VoiceClient
 from voicegw.server import LocalSignalling, VoiceServer
+
+# What is slow on one machine is not wrong: no example has a deadline.
+settings.register_profile("voicegw", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("voicegw")
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 

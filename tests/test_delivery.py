@@ -392,7 +392,7 @@ def test_proposals_are_joined_as_they_were_read() -> None:
     assert [delivery.user_id for delivery in deliveries] == [2, 1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step", "fail"]), st.integers(0, 7)), max_size=30))
 def test_whatever_happens_in_whatever_order_ends_in_one_group(happenings: list[tuple[str, int]]) -> None:
     world = World()
