@@ -61,6 +61,7 @@ from voicegw.events import (
     DeadlinePassed,
     Event,
     IpDiscovered,
+    JoinAbandoned,
     JoinRequested,
     KeyExhausted,
     LeaveRequested,
@@ -523,26 +524,22 @@ class VoiceClient:
             raise EventNotAllowed("connect without a channel", self.session.call.state)
         self._begin()
         await self.gateway.start(self._running)
-        there = self.session.call.state == "connected"
-        if there and wanted == self.session.shared.channel_id:
-            return
-        self.feed(JoinRequested(wanted))
-        self.channel_id = wanted
         if self._joining is None or self._joining.done():
             self._joining = self._running.create_future()
+        joining = self._joining
+        self.feed(JoinRequested(wanted))
+        self.channel_id = wanted
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(self._joining)
+                await asyncio.shield(joining)
         except TimeoutError as error:
             if isinstance(error, VoiceError):
                 raise
             late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self.session.call.state})")
-            if not there:
-                self.feed(LeaveRequested(late))
+            self.feed(JoinAbandoned(late))
             raise late from None
         except asyncio.CancelledError:
-            if not there:
-                self.feed(LeaveRequested())
+            self.feed(JoinAbandoned(None))
             raise
 
     def _begin(self) -> None:

@@ -25,11 +25,18 @@ class JoinRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinAbandoned:
+    """The bot waits no longer for a join or a move; `error` is why, None where it was cancelled."""
+
+    name: ClassVar[str] = "join_abandoned"
+    error: VoiceError | None
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveRequested:
-    """The bot wants to be gone; `error` is why, where something went wrong on our side."""
+    """The bot wants to be gone."""
 
     name: ClassVar[str] = "leave_requested"
-    error: VoiceError | None = None
 
 
 # -- the main gateway
@@ -421,6 +428,7 @@ Signal = (
 Event = (
     Payload
     | JoinRequested
+    | JoinAbandoned
     | LeaveRequested
     | VoiceStateUpdated
     | VoiceServerUpdated

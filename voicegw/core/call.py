@@ -11,6 +11,7 @@ from voicegw.errors import ConnectionFailed, InvalidEndpoint, Kicked, Signalling
 from voicegw.events import (
     CloseRequested,
     ConnectRequested,
+    JoinAbandoned,
     JoinRequested,
     LeaveRequested,
     SessionLost,
@@ -65,6 +66,12 @@ class CallSession(MachineSession):
         """The most that we wait before the next attempt; the adapter draws the jitter."""
         bound = self.table.deadlines["backoff_over"].seconds
         return min(bound, BACKOFF_BASE_S * 2.0 ** min(self.attempts, 16))
+
+    # guards: the bot's wishes
+
+    def there_already(self, event: JoinRequested) -> bool:
+        """Is it the channel that we are in?"""
+        return event.channel_id == self.shared.channel_id
 
     # guards: our voice state
 
@@ -259,9 +266,9 @@ class CallSession(MachineSession):
         """The voice session's own words."""
         self.error = event.error
 
-    def note_left(self, event: LeaveRequested) -> None:
-        """The bot's wish, or what went wrong around it."""
-        self.error = event.error
+    def note_left(self, event: LeaveRequested | JoinAbandoned) -> None:
+        """The bot's wish, or what it could not wait for."""
+        self.error = event.error if isinstance(event, JoinAbandoned) else None
 
     def note_kicked(self, event: Any) -> None:
         """Taken out by somebody."""
