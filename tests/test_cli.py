@@ -241,6 +241,38 @@ async def test_demo_takes_a_wav_file(tmp_path: Path) -> None:
     assert done.result["lost"] == 0
 
 
+@pytest.mark.loopback
+def test_demo_fails_with_a_wrong_song(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voicegw.media import sources
+
+    songs = iter([sources.ToneSource(440, 1.0), sources.ToneSource(550, 1.0)])
+    monkeypatch.setattr(sources, "open_source", lambda name: next(songs))
+    done = call(capfd, "demo", "--output", str(tmp_path / "heard.wav"), "--json")
+    assert done.code == 1
+    assert done.result["ok"] is False
+    assert done.result["lost"] == 0
+    assert done.result["likeness"] < 0.3
+
+
+@pytest.mark.loopback
+def test_demo_fails_with_a_wrong_key(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voicegw.adapters.mls import MlsGroup
+    from voicegw.errors import GroupError
+
+    def refuse(group: MlsGroup, user_id: int, frame: bytes) -> bytes:
+        raise GroupError("a wrong key")
+
+    monkeypatch.setattr(MlsGroup, "decrypt", refuse)
+    done = call(capfd, "demo", "--seconds", "1", "--output", str(tmp_path / "heard.wav"), "--json")
+    assert done.code == 1
+    assert (done.result["ok"], done.result["likeness"]) == (False, 0.0)
+    assert "this was not a good call" in done.err
+
+
 @pytest.mark.parametrize("kind", ["missing", "text", "directory", "unwritable"])
 def test_demo_says_what_is_wrong_with_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path, kind: str) -> None:
     given = tmp_path / "song.ogg"
