@@ -30,7 +30,7 @@ def tls_context(ca_pem: bytes | None = None) -> ssl.SSLContext:
     if ca_pem is not None:
         try:
             context.load_verify_locations(cadata=ca_pem.decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError) as error:
+        except (ssl.SSLError, ValueError) as error:
             raise CertificateRefused("the extra CA is not a PEM certificate") from error
     return context
 

@@ -79,7 +79,7 @@ def pcm_frequency(pcm: bytes) -> float:
     before, peak, after = (math.log(power[n] + 1e-9) for n in (best - 1, best, best + 1))
     bend = before - 2 * peak + after
     offset = 0.5 * (before - after) / bend if bend else 0.0
-    return max(0.0, (best + offset) * SAMPLE_RATE / size)
+    return min(SAMPLE_RATE / 2, max(0.0, (best + offset) * SAMPLE_RATE / size))
 
 
 def _mono(pcm: bytes) -> list[int]:
