@@ -17,7 +17,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("core", {"signalling", "events", "effects", "session", "core"}),
     ("media", {"media"}),
     ("adapters", {"adapters"}),
-    ("bot", {"client", "gateway", "kokoro"}),
+    ("bot", {"client", "gateway", "kokoro", "path"}),
     ("server", {"server"}),
     ("doors", {"cli", "__main__"}),
 ]

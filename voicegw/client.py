@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections import deque
@@ -13,7 +12,7 @@ from typing import Any, Self, assert_never
 
 from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.timers import Timers
-from voicegw.adapters.udp import VoiceUdp
+from voicegw.adapters.waiters import Waiters
 from voicegw.adapters.websocket import check_tls_context, tls_context
 from voicegw.effects import (
     AbortSocket,
@@ -56,25 +55,21 @@ from voicegw.effects import (
     SetPassthrough,
     UseKey,
 )
-from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceError, VoiceTimeout
+from voicegw.errors import EventNotAllowed, VoiceError, VoiceTimeout
 from voicegw.events import (
     DeadlinePassed,
     Event,
-    IpDiscovered,
     JoinAbandoned,
     JoinRequested,
     KeyExhausted,
     LeaveRequested,
     MainSessionLost,
     MainSessionStarted,
-    PathHeard,
-    PathUnheard,
     SignallingFailed,
     SilenceSent,
     SpeechEnded,
     SpeechStarted,
     Stamped,
-    UdpFailed,
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
@@ -85,11 +80,11 @@ from voicegw.media.receiver import StreamReceiver, UserStats
 from voicegw.media.sender import StreamSender
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
+from voicegw.path import MediaPath
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
 from voicegw.signalling import Credentials, Signalling
-from voicegw.wire.discovery import discovery_request, keepalive, parse_discovery
-from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
+from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
 
@@ -156,6 +151,8 @@ class VoiceClient:
         )
         self.receiver = StreamReceiver(self._now)
         self.receiver.use_decrypt(self._decrypt)
+        self._waiters = Waiters()
+        self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify)
         self._group = MlsGroup(user_id, self._now)
         self._signalling = signalling
         self._signalling_turn = asyncio.Lock()
@@ -163,17 +160,11 @@ class VoiceClient:
         self._self_deaf = self_deaf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: Timers | None = None
-        self._udp: VoiceUdp | None = None
-        self._udp_generation = 0
-        self._udp_heard = 0
-        self._keepalives = 0
-        self._key: UseKey | None = None
         self._inbox: deque[Event | Stamped] = deque()
         self._busy = False
         self._listeners: list[Callable[[Notice], None]] = []
         self._joining: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] | None = None
-        self._waiters: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: VoiceError | None = None
         signalling.attach(self)
@@ -242,17 +233,7 @@ class VoiceClient:
         Raises:
             VoiceTimeout: it did not hold in time.
         """
-        changed = asyncio.Event()
-        self._waiters.add(changed)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not predicate():
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError:
-            raise VoiceTimeout(f"not seen within {timeout_s:g} s") from None
-        finally:
-            self._waiters.discard(changed)
+        await self._waiters.wait_for(predicate, timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -360,7 +341,7 @@ class VoiceClient:
                     self._perform(effect)
         finally:
             self._busy = False
-            self._wake_waiters()
+            self._waiters.notify()
         if refused is not None:
             raise refused
 
@@ -391,19 +372,17 @@ class VoiceClient:
             case AbortSocket():
                 self.gateway.abort_socket()
             case OpenUdp():
-                self._open_udp(effect)
+                self._path.open(effect, self._running)
             case SendDiscovery(ssrc=ssrc):
-                self._send_datagram(discovery_request(ssrc))
+                self._path.discover(ssrc)
             case SendKeepalive():
-                self._keep_alive()
+                self._path.keep_alive()
             case CloseUdp():
-                self._close_udp()
+                self._path.close()
             case UseKey():
-                self._use_key(effect)
+                self._path.use_key(effect)
             case DropKey():
-                self._key = None
-                self.sender.drop()
-                self.receiver.drop_key()
+                self._path.drop_key()
             case ReleaseStream(encrypted=encrypted):
                 self.sender.release(self._group.encrypt if encrypted else None)
                 self.player.wake()
@@ -444,60 +423,6 @@ class VoiceClient:
                 )
             except Exception as error:  # whatever the framework's gateway raises
                 self.feed(SignallingFailed(type(error).__name__))
-
-    def _open_udp(self, effect: OpenUdp) -> None:
-        self._close_udp()
-        self._udp_generation = effect.generation
-        self._udp_heard = 0
-        try:
-            self._udp = VoiceUdp(self._running, (effect.ip, effect.port), self._datagram)
-        except ConnectionFailed as error:
-            self._inbox.append(Stamped("udp", effect.generation, UdpFailed(error)))
-
-    def _close_udp(self) -> None:
-        if self._udp is not None:
-            self._udp.close()
-            self._udp = None
-
-    def _datagram(self, data: bytes) -> None:
-        if self._key is None:
-            found = parse_discovery(data, self.session.shared.ssrc)
-            if found is not None:
-                self.feed(Stamped("udp", self._udp_generation, IpDiscovered(found.address, found.port)))
-                return
-        self.receiver.datagram(data)
-        self._wake_waiters()
-
-    def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
-            waiter.set()
-
-    def _send_datagram(self, data: bytes) -> None:
-        if self._udp is not None:
-            with contextlib.suppress(OSError):  # it is lost, as any datagram may be
-                self._udp.send(data)
-
-    def _keep_alive(self) -> None:
-        if self._udp is None:
-            return
-        self._send_datagram(keepalive(self._keepalives))
-        self._keepalives += 1
-        heard = self._udp.received
-        event = PathHeard() if heard > self._udp_heard else PathUnheard()
-        self._udp_heard = heard
-        self._inbox.append(Stamped("udp", self._udp_generation, event))
-
-    def _use_key(self, effect: UseKey) -> None:
-        if self._key != effect:
-            self._key = effect
-            cipher = TransportCipher(effect.mode, effect.secret_key)
-            self.sender.configure(cipher, effect.ssrc, self._send_media)
-            self.receiver.use_key(cipher)
-
-    def _send_media(self, data: bytes) -> None:
-        if self._udp is None:
-            raise OSError("no UDP socket")
-        self._udp.send(data)
 
     def _key_worn(self) -> None:
         self.feed(KeyExhausted())
@@ -560,7 +485,7 @@ class VoiceClient:
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
         self.player.close()
-        self._close_udp()
+        self._path.close()
         self._joined(error or EventNotAllowed("being in a call", self.session.call.state))
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from voicegw.errors import VoiceError, VoiceTimeout
+from voicegw.adapters.waiters import Waiters
+from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.server.certificates import make_authority, server_context
 from voicegw.server.channel import Channel
@@ -67,7 +68,7 @@ class VoiceServer:
         self._channels: dict[int, Channel] = {}
         self._records: deque[Record] = deque(maxlen=RECORDS)
         self._ssrcs = itertools.count(10_001)
-        self._waiters: set[asyncio.Event] = set()
+        self._waiters = Waiters()
         self._runner: web.AppRunner | None = None
         self._relay: Relay | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +93,7 @@ class VoiceServer:
             await site.start()
             self._port = runner.addresses[0][1]
             address = (self.host, self._ports[1])
-            self._relay = Relay(address, self.faults, self._by_ssrc.get, self._listeners_of, self._notify)
+            self._relay = Relay(address, self.faults, self._by_ssrc.get, self._listeners_of, self._waiters.notify)
         except OSError as error:
             await runner.cleanup()
             raise VoiceError(f"the local voice server cannot listen on {self.host}: {error.strerror}") from error
@@ -194,17 +195,7 @@ class VoiceServer:
         Raises:
             VoiceTimeout: it did not hold in time.
         """
-        changed = asyncio.Event()
-        self._waiters.add(changed)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not predicate():
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError:
-            raise VoiceTimeout(f"not seen within {timeout_s:g} s") from None
-        finally:
-            self._waiters.discard(changed)
+        await self._waiters.wait_for(predicate, timeout_s)
 
     # -- what it does to a member on purpose
 
@@ -307,7 +298,7 @@ class VoiceServer:
         else:
             loop = asyncio.get_running_loop()
             session.expiry = loop.call_later(self._resume_window_s, self._forget, session)
-        self._notify()
+        self._waiters.notify()
 
     def channel_of(self, session: ServerSession) -> Channel:
         """Where the session is."""
@@ -316,7 +307,7 @@ class VoiceServer:
     def note(self, record: Record) -> None:
         """Keep a record."""
         self._records.append(record)
-        self._notify()
+        self._waiters.notify()
 
     # -- inside
 
@@ -381,14 +372,10 @@ class VoiceServer:
             session.expiry.cancel()
             session.expiry = None
         self.channel_of(session).leave(session)
-        self._notify()
+        self._waiters.notify()
 
     def _listeners_of(self, speaker: ServerSession) -> Iterable[ServerSession]:
         return [member for member in self.channel_of(speaker).listeners if member is not speaker]
-
-    def _notify(self) -> None:
-        for waiter in self._waiters:
-            waiter.set()
 
 
 def _same(value: object, secret: Secret[str]) -> bool:
