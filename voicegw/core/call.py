@@ -15,6 +15,7 @@ from voicegw.events import (
     JoinRequested,
     LeaveRequested,
     SessionLost,
+    SignallingFailed,
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
@@ -281,6 +282,10 @@ class CallSession(MachineSession):
             "the main gateway did not answer the join within 10 s: the channel is full, "
             "the bot may not connect to it, or the bot is offline"
         )
+
+    def note_signalling_failed(self, event: SignallingFailed) -> None:
+        """The bot's own gateway is away."""
+        self.error = SignallingError(f"the bot's gateway could not send the join ({event.reason}); is it connected?")
 
     def note_endpoint_refused(self, event: VoiceServerUpdated) -> None:
         """A host that is not Discord's."""

@@ -1,0 +1,5 @@
+"""For tests of bots and of this library: a call's core in virtual time, without a network."""
+
+from voicegw.testing.world import Violation, World
+
+__all__ = ["Violation", "World"]
