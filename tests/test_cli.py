@@ -128,6 +128,7 @@ def test_without_arguments_it_prints_help(capfd: pytest.CaptureFixture[str]) -> 
         ("diagram", "toaster"),
         ("diagram", "--format", "gif"),
         ("check", "--wrong"),
+        ("simulate", "--seeds", "0"),
     ],
     ids=" ".join,
 )
@@ -158,6 +159,31 @@ def test_check_counts(capfd: pytest.CaptureFixture[str]) -> None:
     people = call(capfd, "check")
     assert "all decided" in people.out
     assert people.err == ""
+
+
+def test_simulate_repeats_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    first = call(capfd, "simulate", "--seeds", "50", "--json")
+    again = call(capfd, "simulate", "--seeds", "50", "--json")
+    other = call(capfd, "simulate", "--seeds", "50", "--seed", "7", "--json")
+    assert first.code == 0
+    assert set(first.result) == {"seeds", "virtual_hours", "events", "faults", "violations", "trace_hash"}
+    assert first.result == again.result
+    assert first.result["violations"] == 0
+    assert first.result["trace_hash"] != other.result["trace_hash"]
+    assert first.result["events"] > 1000
+
+
+def test_simulate_shows_the_first_run_that_fails(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voicegw.core.machine_session import MachineSession
+
+    monkeypatch.setattr(MachineSession, "cancel", lambda session, deadline: None)
+    done = call(capfd, "simulate", "--seeds", "3", "--json")
+    assert done.code == 1
+    assert done.result["violations"] == 3
+    assert "seed 0: after " in done.err
+    assert "connecting.dialling socket_opened connecting.awaiting_hello" in done.err
 
 
 @pytest.mark.parametrize("form", ["mermaid", "dot", "md", "svg", "png"])

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import check, demo, diagram, doctor, join, serve
+from voicegw.cli import check, demo, diagram, doctor, join, serve, simulate
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All commands."""
     parser = OneLineParser(prog="voicegw", description="The voice layer of Discord: call, record, draw and check.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=OneLineParser)
-    for module in (demo, join, serve, diagram, check, doctor):
+    for module in (demo, join, serve, diagram, check, simulate, doctor):
         command = module.add(commands)
         command.add_argument("--json", action="store_true", help="end with one line of JSON; text goes to stderr")
         command.set_defaults(run=module.run)

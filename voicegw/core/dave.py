@@ -152,9 +152,16 @@ class DaveSession(MachineSession):
         """The DAVE version of the epoch to come."""
         self.version = event.protocol_version
 
-    def set_external_sender(self, event: ExternalSenderReceived) -> None:
+    def note_external_sender(self, event: ExternalSenderReceived) -> None:
         """Who may propose; kept for groups to come on this connection."""
         self.external_sender = event.data
+
+    def forget_external_sender(self, event: Any) -> None:
+        """Another connection names its own."""
+        self.external_sender = None
+
+    def set_external_sender(self, event: ExternalSenderReceived) -> None:
+        """Tell the group."""
         self.shared.effects.append(SetExternalSender(event.data))
 
     def check_external_sender(self, event: ExternalSenderReceived) -> None:

@@ -40,6 +40,7 @@ from voicegw.events import (
     JoinRequested,
     KeyPackageMade,
     PathHeard,
+    PathUnheard,
     SilenceSent,
     SocketClosed,
     SocketOpened,
@@ -249,7 +250,10 @@ class World:
                 self._udp = generation
             case AbortSocket():
                 self._socket = 0
-        if type(effect).__name__ not in self.unanswered:
+        answered = type(effect).__name__ not in self.unanswered
+        if isinstance(effect, SendKeepalive):  # the path is looked at whether or not anybody answers
+            self._say(Stamped("udp", self._udp, PathHeard() if answered else PathUnheard()))
+        elif answered:
             for event in self._answers(effect):
                 self._say(event)
 
@@ -279,8 +283,6 @@ class World:
                 yield self._stamped(ExternalSenderReceived(b"external sender"))
             case SendHeartbeat():
                 yield self._stamped(HeartbeatAcked(0), numbered=False)
-            case SendKeepalive():
-                yield Stamped("udp", self._udp, PathHeard())
             case CloseSocket(code=code):
                 yield self._stamped(SocketClosed(code), numbered=False)
             case CreateGroup():

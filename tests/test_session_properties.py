@@ -1,0 +1,88 @@
+"""Whatever happens in whatever order, the core decides it, keeps its invariants, and comes to ready or to its end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voicegw.effects import ReleaseStream
+from voicegw.events import LeaveRequested
+from voicegw.session import E2EEPolicy
+from voicegw.testing.chaos import ANSWERS, HAPPENINGS, Chaos
+from voicegw.testing.world import World
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 1 << 32))
+def test_any_run_keeps_the_invariants(seed: int) -> None:
+    run = Chaos(seed).go()
+    assert run.violation is None, "\n".join([run.violation or "", *run.tail])
+
+
+@given(st.integers(0, 1 << 32))
+def test_the_same_seed_gives_the_same_run(seed: int) -> None:
+    first, second = Chaos(seed).go(), Chaos(seed).go()
+    assert (first.trace_hash, first.events, first.virtual_s) == (second.trace_hash, second.events, second.virtual_s)
+    assert first.trace_hash != Chaos(seed + 1).go().trace_hash
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 1 << 32))
+def test_a_call_can_be_left_at_any_moment(seed: int) -> None:
+    chaos = Chaos(seed)
+    chaos.go(steps=seed % 40)
+    world = chaos.world
+    if world.states["call"] == "closed":
+        return
+    world.feed(LeaveRequested())
+    world.unanswered |= set(ANSWERS)
+    assert world.until(lambda: world.states["call"] == "closed", 10) <= 4.0
+    world.advance(100)
+    assert world.timers == {}
+    ended = len(world.effects)
+    chaos.step()
+    world.advance(100)
+    assert len(world.effects) == ended
+
+
+@given(st.integers(0, 1 << 32))
+def test_no_effect_or_event_shows_a_secret(seed: int) -> None:
+    chaos = Chaos(seed)
+    shown: list[str] = []
+    chaos.world.on_event = lambda event: shown.append(repr(event))
+    chaos.go()
+    text = "\n".join([*shown, *(repr(effect) for _, effect in chaos.world.effects), *map(repr, chaos.world.notices)])
+    for secret in ("token ", "session 1", "other ", "moved "):
+        assert secret not in text.replace("voice session ", "").replace("no session ", "")
+
+
+def test_speech_in_the_clear_is_only_ever_allowed_by_policy() -> None:
+    clear = dict.fromkeys(E2EEPolicy, 0)
+    for seed in range(300):
+        chaos = Chaos(seed)
+        chaos.go()
+        effects = chaos.world.sent(ReleaseStream)
+        clear[chaos.world.options.policy] += sum(effect == ReleaseStream(encrypted=False) for effect in effects)
+    assert clear[E2EEPolicy.REQUIRE] == 0
+    assert clear[E2EEPolicy.ALLOW] > 0
+
+
+def test_every_happening_happens_and_every_state_is_visited() -> None:
+    happened: set[str] = set()
+    visited: set[tuple[str, str]] = set()
+    for seed in range(400):
+        chaos = Chaos(seed)
+        happened |= set(chaos.go().faults)
+        visited |= {(step.machine, step.after) for step in chaos.world.trace}
+    assert happened >= set(HAPPENINGS)
+    states = {(machine.machine, state) for machine in World().session.machines for state in machine.table.states}
+    assert states - visited <= {("call", "idle")}
+
+
+def test_a_broken_invariant_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voicegw.core.machine_session import MachineSession
+
+    monkeypatch.setattr(MachineSession, "cancel", lambda session, deadline: None)
+    runs = [Chaos(seed).go() for seed in range(5)]
+    assert all(run.violation is not None and "armed are" in run.violation for run in runs)
