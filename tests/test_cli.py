@@ -183,7 +183,7 @@ def test_simulate_shows_the_first_run_that_fails(
     assert done.code == 1
     assert done.result["violations"] == 3
     assert "seed 0: after " in done.err
-    assert "connecting.dialling socket_opened connecting.awaiting_hello" in done.err
+    assert "call idle join_requested joining.asking" in done.err
 
 
 @pytest.mark.parametrize("form", ["mermaid", "dot", "md", "svg", "png"])
