@@ -14,7 +14,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("base", {"errors", "secret"}),
     ("tables", {"tables"}),
     ("wire", {"wire"}),
-    ("core", {"signalling", "events", "effects", "session", "core"}),
+    ("core", {"signalling", "events", "effects", "session", "core", "flight", "why"}),
     ("media", {"media"}),
     ("adapters", {"adapters"}),
     ("bot", {"client", "gateway", "kokoro", "path"}),

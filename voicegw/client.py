@@ -73,6 +73,7 @@ from voicegw.events import (
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
+from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
 from voicegw.media.opus import load_opus
 from voicegw.media.player import Playback, Player
@@ -84,6 +85,7 @@ from voicegw.path import MediaPath
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
 from voicegw.signalling import Credentials, Signalling
+from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
@@ -110,6 +112,7 @@ class VoiceClient:
     transport encryptions to use. `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an
     address for a voice server of your own; `ssl_context` replaces the trust altogether. `names_channel` adds the
     channel to Identify, as version 9 of the gateway does.
+    `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class VoiceClient:
         self_mute: bool = False,
         self_deaf: bool = False,
         names_channel: bool = False,
+        keep_flight_record: bool = False,
     ) -> None:
         self.tls = ssl_context if ssl_context is not None else tls_context(ca_pem)
         check_tls_context(self.tls)
@@ -141,6 +145,7 @@ class VoiceClient:
             allow_private_media=allow_private_media,
         )
         self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
+        self.flight_recorder = FlightRecorder(user_id, guild_id, options) if keep_flight_record else None
         self.gateway = DiscordGatewayVoice(self)
         self.sender = StreamSender(self._key_worn)
         self.player = Player(
@@ -282,6 +287,10 @@ class VoiceClient:
             raise EventNotAllowed("using a voice session", self.session.call.state)
         return credentials
 
+    def why(self) -> Why:
+        """What the call waits for, since when, what is missing, and what happens next; print it."""
+        return why(self.session, self.history, self._now())
+
     def way(self, machine: str) -> list[str]:
         """The states that a machine has passed, the oldest first."""
         steps = [step for step in self.history if step.machine == machine and step.before != step.after]
@@ -332,11 +341,14 @@ class VoiceClient:
         try:
             while self._inbox:
                 waiting = self._inbox.popleft()
+                now = self._now()
                 try:
-                    effects = self.session.receive(waiting, self._now())
+                    effects = self.session.receive(waiting, now)
                 except EventNotAllowed as error:
                     refused = error if waiting is event else refused
-                    continue
+                    effects = []
+                if self.flight_recorder is not None:
+                    self.flight_recorder.note(now, waiting, effects)
                 for effect in effects:
                     self._perform(effect)
         finally:
@@ -510,6 +522,8 @@ class VoiceClient:
 
     def _note_transition(self, transition: Transition) -> None:
         self.history.append(transition)
+        if self.flight_recorder is not None:
+            self.flight_recorder.step(transition)
         if _log.isEnabledFor(logging.DEBUG):
             guild_id, step = self.session.shared.guild_id, transition
             _log.debug("%s %s: %s --%s--> %s", guild_id, step.machine, step.before, step.event, step.after)

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module with `add(commands)` for its arguments and `run(arguments, console)`."""
+"""The command line. Each command is a function for its arguments and one that runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import check, demo, diagram, doctor, join, serve, simulate
+from voicegw.cli import check, demo, diagram, doctor, join, record, serve, simulate
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -26,10 +26,20 @@ def make_parser() -> argparse.ArgumentParser:
     """All commands."""
     parser = OneLineParser(prog="voicegw", description="The voice layer of Discord: call, record, draw and check.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=OneLineParser)
-    for module in (demo, join, serve, diagram, check, simulate, doctor):
-        command = module.add(commands)
+    for add, run in (
+        (demo.add, demo.run),
+        (join.add, join.run),
+        (serve.add, serve.run),
+        (diagram.add, diagram.run),
+        (check.add, check.run),
+        (simulate.add, simulate.run),
+        (record.add_replay, record.run_replay),
+        (record.add_explain, record.run_explain),
+        (doctor.add, doctor.run),
+    ):
+        command = add(commands)
         command.add_argument("--json", action="store_true", help="end with one line of JSON; text goes to stderr")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=run)
     return parser
 
 

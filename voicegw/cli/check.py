@@ -9,7 +9,10 @@ from voicegw.cli.console import Commands, Console
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    return commands.add_parser("check", help="prove the state tables", description="Prove the state tables.")
+    command: argparse.ArgumentParser = commands.add_parser(
+        "check", help="prove the state tables", description="Prove the state tables."
+    )
+    return command
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:

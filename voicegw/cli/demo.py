@@ -26,7 +26,7 @@ LIKE_ENOUGH = 0.8
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="hold a whole call on this host and record it",
         description="Start a local voice server (TLS, UDP, end-to-end encryption), join it with two clients, "

@@ -19,7 +19,7 @@ PAGE_FORMATS = ("md", "svg")
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "diagram",
         help="draw the state machines",
         description="Draw one machine or all. Text goes to stdout where no output is given; "

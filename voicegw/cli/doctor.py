@@ -17,11 +17,12 @@ TIMER_FRAMES = 25
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    return commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "doctor",
         help="look whether this host can hold a call",
         description="Look at libopus, ciphers, DAVE, timers and UDP of this host.",
     )
+    return command
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:

@@ -20,7 +20,7 @@ MODES = {"aes256_gcm": "aead_aes256_gcm_rtpsize", "xchacha20_poly1305": "aead_xc
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "join",
         help="join any voice server with given credentials",
         description="Join a voice server, play and record. The line 'stop' on stdin ends it early.",
@@ -36,6 +36,9 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--duration", type=seconds, metavar="S", help="leave after so many seconds")
     command.add_argument("--linger", type=seconds, default=0.5, metavar="S", help="seconds to stay after playing (0.5)")
     command.add_argument("--record", type=Path, metavar="DIR", help="record everybody, one WAV file a user")
+    command.add_argument(
+        "--flight-record", type=Path, metavar="FILE", help="write what moved the machines, without secrets"
+    )
     command.add_argument("--dave", choices=("require", "allow", "off"), default="require", help="E2EE policy (require)")
     command.add_argument("--mode", choices=(*MODES.values(), *MODES), help="the only transport encryption to use")
     return command
@@ -81,6 +84,7 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
         allowed_hosts=(host,) if ours else (),
         allow_private_media=ours,
         names_channel=True,
+        keep_flight_record=arguments.flight_record is not None,
     )
     codes: list[tuple[float, str]] = []
     errors: list[str] = []
@@ -121,6 +125,8 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
     finally:
         await client.close()
         sink.close()
+        if client.flight_recorder is not None:
+            client.flight_recorder.save(arguments.flight_record)
     for what in errors:
         print(f"voicegw: {what}", file=sys.stderr)
     received = {

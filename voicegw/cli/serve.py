@@ -14,7 +14,7 @@ from voicegw.cli.console import Commands, Console, port, snowflake
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "serve",
         help="run a local voice server",
         description="Run a local voice server until interrupted. The first line is JSON: endpoint, ca, udp_port.",

@@ -13,7 +13,7 @@ SHOWN_LINES = 20
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         "simulate",
         help="run the machines through seeded faults",
         description="Run the six machines of a call through seeded faults in virtual time, invariants checked after "

@@ -1,0 +1,66 @@
+"""`voicegw replay` and `voicegw explain`: what a flight record tells."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from voicegw.cli.console import Commands, Console
+
+
+def add_replay(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "replay",
+        help="run a flight record through today's machines",
+        description="Run a flight record through today's machines and show the first difference.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    return command
+
+
+def add_explain(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "explain", help="tell a flight record in words", description="Tell what happened in a flight record, in words."
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    return command
+
+
+def run_replay(arguments: argparse.Namespace, console: Console) -> int:
+    """The first difference, if there is one."""
+    from voicegw.flight import read_record, replay
+
+    record = read_record(arguments.file)
+    difference = replay(record)
+    if difference is None:
+        console.say(f"{len(record.entries)} events, no difference")
+        console.result({"ok": True, "events": len(record.entries), "difference": None})
+        return 0
+    console.say(f"event {difference.number} differs: {difference.entry.event}")
+    console.say(f"  recorded: {', '.join(difference.recorded) or 'nothing'}")
+    console.say(f"  today:    {', '.join(difference.replayed) or 'nothing'}")
+    shown = {
+        "number": difference.number,
+        "event": difference.entry.event.__class__.__name__,
+        "recorded": list(difference.recorded),
+        "replayed": list(difference.replayed),
+    }
+    console.result({"ok": False, "events": len(record.entries), "difference": shown})
+    return 1
+
+
+def run_explain(arguments: argparse.Namespace, console: Console) -> int:
+    """A line a step."""
+    from voicegw.flight import read_record
+    from voicegw.why import explain
+
+    record = read_record(arguments.file)
+    lines = list(explain(record))
+    for line in lines:
+        console.say(line)
+    options = {name: str(value) for name, value in dataclasses.asdict(record.options).items()}
+    console.result({"ok": True, "events": len(record.entries), "steps": len(lines), "options": options})
+    return 0

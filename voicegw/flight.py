@@ -1,0 +1,230 @@
+"""The flight record: a bounded, redacted log of what moved a call's machines, as JSON lines that can be run again.
+
+    {"voicegw": 1, "user_id": ..., "guild_id": ..., "options": {...}}         the head
+    {"at": 12.345, "event": {...}, "steps": [...], "effects": [...]}          one line an event
+
+A secret becomes a number: the same secret the same number, so that a replay can tell them apart and nobody can read
+them. MLS bytes become their length and a digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voicegw import errors, events
+from voicegw.core.shared import E2EEPolicy, Options
+from voicegw.effects import Effect
+from voicegw.errors import EventNotAllowed, VoiceError
+from voicegw.events import Event, Stamped
+from voicegw.secret import Secret
+from voicegw.session import Transition, VoiceSession
+from voicegw.wire import payloads
+
+FORMAT = 1
+KEPT_EVENTS = 5000
+
+CLASSES: Mapping[str, type] = {
+    name: value
+    for module in (events, payloads)
+    for name, value in vars(module).items()
+    if inspect.isclass(value) and dataclasses.is_dataclass(value)
+}
+
+
+class NotARecord(VoiceError):
+    """A file that is no flight record, or of another format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event: when it came (monotonic seconds), what it was, the steps it caused and the effects that followed.
+
+    A step reads `machine: before --event--> after`; `refused` where the event was.
+    """
+
+    at: float
+    event: Event | Stamped
+    steps: tuple[str, ...]
+    effects: tuple[str, ...]
+
+
+class FlightRecorder:
+    """Keeps the last events of one call. `note` is called by the client after each event; `save` writes them down."""
+
+    def __init__(self, user_id: int, guild_id: int, options: Options, kept: int = KEPT_EVENTS) -> None:
+        self._head = {
+            "voicegw": FORMAT,
+            "user_id": user_id,
+            "guild_id": guild_id,
+            "options": dataclasses.asdict(options),
+        }
+        self._lines: deque[dict[str, object]] = deque(maxlen=kept)
+        self._writer = _Writer()
+        self._steps: list[str] = []
+        self.dropped = 0
+
+    def step(self, transition: Transition) -> None:
+        """One step of one machine, for the next entry."""
+        self._steps.append(step_of(transition))
+
+    def note(self, at: float, event: Event | Stamped, effects: Iterable[Effect]) -> None:
+        """One event is done."""
+        if len(self._lines) == self._lines.maxlen:
+            self.dropped += 1
+        self._lines.append(
+            {
+                "at": at,  # to the last bit: timers are told apart by it
+                "event": self._writer.write(event),
+                "steps": self._steps,
+                "effects": [type(effect).__name__ for effect in effects],
+            }
+        )
+        self._steps = []
+
+    def lines(self) -> Iterator[str]:
+        """The record, head first; `dropped` says how many events are missing after it."""
+        yield json.dumps({**self._head, "dropped": self.dropped})
+        for line in self._lines:
+            yield json.dumps(line)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record."""
+        Path(path).write_text("\n".join(self.lines()) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that was read."""
+
+    user_id: int
+    guild_id: int
+    options: Options
+    entries: tuple[Entry, ...]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where today's core does something else: entry number (from 1), what was recorded, what happens now."""
+
+    number: int
+    entry: Entry
+    recorded: tuple[str, ...]
+    replayed: tuple[str, ...]
+
+
+def read_record(path: str | Path) -> Record:
+    """Read a flight record.
+
+    Raises:
+        NotARecord: it is none, or of another format.
+        OSError: it cannot be read.
+    """
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+        head = lines[0]
+        if head["voicegw"] != FORMAT:
+            raise NotARecord(f"{path} is a flight record of format {head['voicegw']}, this is format {FORMAT}")
+        options = head["options"]
+        return Record(
+            user_id=int(head["user_id"]),
+            guild_id=int(head["guild_id"]),
+            options=Options(
+                policy=E2EEPolicy(options["policy"]),
+                modes=tuple(options["modes"]),
+                allowed_hosts=tuple(options["allowed_hosts"]),
+                allow_private_media=bool(options["allow_private_media"]),
+                max_attempts=int(options["max_attempts"]),
+            ),
+            entries=tuple(
+                Entry(float(line["at"]), _read(line["event"]), tuple(line["steps"]), tuple(line["effects"]))
+                for line in lines[1:]
+            ),
+            dropped=int(head["dropped"]),
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise NotARecord(f"{path} is not a flight record") from error
+
+
+def replay(record: Record) -> Difference | None:
+    """Run a record through today's core; the first difference, None where there is none.
+
+    Raises:
+        NotARecord: its beginning was dropped, so it cannot be run.
+    """
+    if record.dropped:
+        raise NotARecord(f"the first {record.dropped} events of this record were dropped; it can be read, not run")
+    steps: list[str] = []
+    session = VoiceSession(
+        record.user_id, record.guild_id, record.options, lambda transition: steps.append(step_of(transition))
+    )
+    for number, entry in enumerate(record.entries, 1):
+        steps.clear()
+        try:
+            effects = [type(effect).__name__ for effect in session.receive(entry.event, entry.at)]
+        except EventNotAllowed:
+            effects = []
+        if tuple(steps) != entry.steps:
+            return Difference(number, entry, entry.steps, tuple(steps))
+        if tuple(effects) != entry.effects:
+            return Difference(number, entry, entry.effects, tuple(effects))
+    return None
+
+
+def step_of(transition: Transition) -> str:
+    """A step as the record has it."""
+    return f"{transition.machine}: {transition.before} --{transition.event}--> {transition.after}"
+
+
+class _Writer:
+    """Turns events into JSON; secrets into numbers."""
+
+    def __init__(self) -> None:
+        self._secrets: dict[Secret[Any], int] = {}
+
+    def write(self, value: object) -> object:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: self.write(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return {"$": type(value).__name__, **fields}
+        if isinstance(value, Secret):
+            kind = "bytes" if isinstance(value.reveal(), bytes) else "str"
+            return {"$": "Secret", "kind": kind, "number": self._secrets.setdefault(value, len(self._secrets) + 1)}
+        if isinstance(value, bytes):
+            return {"$": "bytes", "length": len(value), "digest": hashlib.sha256(value).hexdigest()[:16]}
+        if isinstance(value, VoiceError):
+            code = getattr(value, "code", None)
+            return {"$": "error", "kind": type(value).__name__, "text": str(value), "code": code}
+        if isinstance(value, tuple | list):
+            return [self.write(item) for item in value]
+        return value
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_read(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    kind = value["$"]
+    if kind == "Secret":
+        text = f"secret {value['number']}"
+        return Secret(text.encode().ljust(payloads.KEY_BYTES)) if value["kind"] == "bytes" else Secret(text)
+    if kind == "bytes":
+        return f"{value['length']} bytes {value['digest']}".encode()
+    if kind == "error":
+        error = getattr(errors, value["kind"], errors.VoiceError)
+        return _error(error, value)
+    return CLASSES[kind](**{name: _read(item) for name, item in value.items() if name != "$"})
+
+
+def _error(kind: type[VoiceError], value: Mapping[str, Any]) -> VoiceError:
+    if issubclass(kind, errors.ConnectionClosed):
+        return kind(value["code"], value["text"])
+    return kind(value["text"])
