@@ -279,6 +279,28 @@ def test_close_codes_must_cover_everything() -> None:
     assert any("close code 4000: is not decided" in str(violation) for violation in check_table(holed))
 
 
+def test_an_attempt_that_is_not_spent_is_found_out() -> None:
+    text = (tables_directory() / "call.toml").read_text(encoding="utf-8")
+    table = parse_table(text, "call")
+    assert table.spends == "spend_attempt"
+    rounds = 0
+    for number in range(text.count('"spend_attempt", ')):
+        parts = text.split('"spend_attempt", ')
+        unspent = '"spend_attempt", '.join(parts[: number + 1]) + '"spend_attempt", '.join(parts[number + 1 :])
+        found = check_table(parse_table(unspent, "call"))
+        rounds += any("a way round that spends nothing" in str(violation) for violation in found)
+    assert rounds >= 5  # of the others some lead out of the resting state only
+
+
+def test_a_close_that_does_not_end_a_state_is_found_out() -> None:
+    text = (tables_directory() / "gateway.toml").read_text(encoding="utf-8")
+    rows = text.split("[[transition]]")
+    at = next(index for index, row in enumerate(rows) if 'event = "closed_await"' in row and '"resuming"' in row)
+    broken = "[[transition]]".join([*rows[:at], rows[at].replace('"resuming"', '"resuming.dialling"'), *rows[at + 1 :]])
+    found = [str(violation) for violation in check_table(parse_table(broken, "gateway"))]
+    assert any("close 4014" in what and "closed_await" in what and "does not end it" in what for what in found), found
+
+
 def test_the_most_specific_close_code_wins() -> None:
     table = load_table("gateway")
     assert table.close_event(4014).codes == (4014,) or 4014 in table.close_event(4014).codes

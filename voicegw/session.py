@@ -23,6 +23,13 @@ SESSIONS: Mapping[str, type[MachineSession]] = {
     for session in (GatewaySession, HeartbeatSession, TransportSession, DaveSession, SpeechSession, CallSession)
 }
 
+# Which machines hear a word, in the order in which they do.
+HEARERS: Mapping[str, tuple[str, ...]] = {
+    word: tuple(name for name, session in SESSIONS.items() if word in session.table.vocabulary)
+    for heard in SESSIONS.values()
+    for word in heard.table.vocabulary
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:
@@ -44,7 +51,6 @@ class VoiceSession:
     """
 
     __slots__ = (
-        "_routes",
         "call",
         "dave",
         "gateway",
@@ -70,16 +76,11 @@ class VoiceSession:
         self.dave = DaveSession(self.shared)
         self.speech = SpeechSession(self.shared)
         self.call = CallSession(self.shared)
-        self._routes: dict[str, tuple[MachineSession, ...]] = {}
-        for name in {name for machine in self.machines for name in (*machine.table.events, *machine.table.deadlines)}:
-            self._routes[name] = tuple(
-                machine for machine in self.machines if name in machine.table.events or name in machine.table.deadlines
-            )
 
     @property
     def machines(self) -> tuple[MachineSession, ...]:
         """All six, in the order in which they see an event."""
-        return (self.gateway, self.heartbeat, self.transport, self.dave, self.speech, self.call)
+        return tuple(getattr(self, name) for name in SESSIONS)
 
     @property
     def states(self) -> dict[str, str]:
@@ -124,10 +125,11 @@ class VoiceSession:
         return stamped.event
 
     def _fire(self, event: Event | Signal) -> None:
-        machines = self._routes.get(event.name, ())
-        if not machines:
+        hearers = HEARERS.get(event.name, ())
+        if not hearers:
             self.shared.counters[f"ignored: {event.name}"] += 1
-        for machine in machines:
+        for hearer in hearers:
+            machine: MachineSession = getattr(self, hearer)
             before = machine.state
             if machine.fire(event) and self.observer is not None:
                 self.observer(Transition(machine.machine, before, event.name, machine.state, self.shared.now))

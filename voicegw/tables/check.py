@@ -2,7 +2,8 @@
 
 The rules: every word is known; every row can be taken and the last row of an event is not guarded; every state is
 reachable; where a machine has an end, every state has a way to it; every state either rests, is final, or waits with
-a deadline, and a deadline that passes always leads somewhere else.
+a deadline, and a deadline that passes always leads somewhere else; where attempts are counted, no way through waiting
+states comes round without spending one; every close code ends every state of a connection.
 """
 
 from __future__ import annotations
@@ -47,9 +48,8 @@ def check_table(table: Table) -> list[Violation]:
     """Everything that is wrong with one table, in a fixed order; empty where all is well."""
     found = [Violation(table.machine, where, what) for where, what in _words(table)]
     if not found:  # the graph means nothing while names do not resolve
-        found = [
-            Violation(table.machine, where, what) for where, what in (*_rows(table), *_waiting(table), *_graph(table))
-        ]
+        looks = (_rows, _waiting, _graph, _liveness, _closes)
+        found = [Violation(table.machine, where, what) for look in looks for where, what in look(table)]
     return found
 
 
@@ -81,32 +81,43 @@ def check_all(sessions: Mapping[str, type], max_attempts: int) -> Report:
             violations += check_words(table, sessions[table.machine])
         else:
             violations.append(Violation(table.machine, "the table", "no session carries it out"))
-    per_attempt = sum(longest_wait(load_table(name)) for name in ("call", "gateway"))
     return Report(
         states=sum(len(table.states) for table in tables),
         rows=sum(len(table.rows) for table in tables),
         pairs=sum(len(table.states) * len(table.vocabulary) for table in tables),
-        bound_s=max_attempts * per_attempt,
+        bound_s=max_attempts * longest_wait(load_table("call")),
         violations=tuple(violations),
     )
 
 
 def longest_wait(table: Table) -> float:
-    """Seconds of the longest way through states that wait, none of them twice: the most that one attempt can take.
+    """Seconds of the longest way through states that wait, without a row that spends an attempt.
 
-    A state that is entered again spends a new attempt, so attempts times this bounds the whole.
+    Resting and final states end a way. Where the rows are sound there is no way round, so this is a bound.
     """
-    waits = {name: table.deadlines[state.deadline].seconds for name, state in table.states.items() if state.deadline}
-    ways: dict[str, set[str]] = {name: set() for name in waits}
-    for transition in table.transitions:
-        if transition.state in waits and transition.to in waits and transition.to != transition.state:
-            ways[transition.state].add(transition.to)
+    ways, waits = _ways(table)
 
     def longest(name: str, passed: frozenset[str]) -> float:
-        onward = (longest(other, passed | {other}) for other in ways[name] - passed)
+        onward = (longest(other, passed | {other}) for other in ways[name] if other not in passed)
         return waits[name] + max(onward, default=0.0)
 
     return max((longest(name, frozenset({name})) for name in waits), default=0.0)
+
+
+def _ways(table: Table) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """From each state that waits to the next ones, without spending; and how long each waits."""
+    waits = {name: table.deadlines[state.deadline].seconds for name, state in table.states.items() if state.deadline}
+    ways: dict[str, list[str]] = {name: [] for name in waits}
+    for transition in table.transitions:
+        source, target = transition.state, transition.to
+        if (
+            source in waits
+            and target in waits
+            and table.spends not in transition.effects
+            and target not in ways[source]
+        ):
+            ways[source].append(target)
+    return ways, waits
 
 
 def reachable(table: Table, start: Iterable[str], *, backwards: bool = False) -> set[str]:
@@ -219,3 +230,33 @@ def _graph(table: Table) -> Iterator[tuple[str, str]]:
         for name in table.states:
             if name not in ending:
                 yield f"state {name}", "has no way to an end"
+
+
+def _liveness(table: Table) -> Iterator[tuple[str, str]]:
+    """No way round through states that wait without spending an attempt, where attempts are counted."""
+    if table.spends is None:
+        return
+    ways, _ = _ways(table)
+    for start in ways:
+        todo: list[tuple[str, tuple[str, ...]]] = [(start, (start,))]
+        seen: set[str] = set()
+        while todo:
+            name, path = todo.pop(0)
+            for other in ways[name]:
+                if other == start:
+                    yield f"state {start}", f"a way round that spends nothing: {' > '.join((*path, start))}"
+                    todo.clear()
+                    break
+                if other not in seen:
+                    seen.add(other)
+                    todo.append((other, (*path, other)))
+
+
+def _closes(table: Table) -> Iterator[tuple[str, str]]:
+    """Each close code leads out of every state that has a session or makes one."""
+    for name in table.states:
+        if table.close_codes and name not in table.final:
+            for entry in table.close_codes:
+                rows = table.rows_for(name, entry.event)
+                if not any(row.to is not None for row in rows):
+                    yield f"state {name}", f"close {', '.join(map(str, entry.codes))} ({entry.event}) does not end it"

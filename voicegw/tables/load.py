@@ -27,7 +27,7 @@ from voicegw.tables.model import (
     Transition,
 )
 
-HEADER = {"machine", "title", "text", "initial", "final"}
+HEADER = {"machine", "title", "text", "initial", "final", "spends"}
 SECTIONS = {"deadline", "state", "event", "close_code", "transition"}
 
 
@@ -98,6 +98,7 @@ def parse_table(text: str, machine: str) -> Table:
         text=header["text"].strip(),
         initial=header["initial"],
         final=tuple(header["final"]),
+        spends=reader.optional(data, "the table", "spends", str),
         states=states,
         parents=parents,
         events=reader.events(reader.entries(data, "event")),

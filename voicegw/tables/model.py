@@ -111,13 +111,17 @@ class CloseCode:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One machine. `transitions` is `rows` flattened to leaves, in the order in which they are tried."""
+    """One machine. `transitions` is `rows` flattened to leaves, in the order in which they are tried.
+
+    `spends` is the effect that uses up one of a bounded number of attempts, where the machine has such a bound.
+    """
 
     machine: str
     title: str
     text: str
     initial: str
     final: tuple[str, ...]
+    spends: str | None
     states: Mapping[str, State]
     parents: Mapping[str, str]
     events: Mapping[str, Event]

@@ -1,0 +1,291 @@
+"""All six machines together, from every state that they can be in, under every event.
+
+Breadth first, so the counterexample of what fails is the shortest. Two calls are of one kind if their machines are in
+the same states and agree on what most guards look at (the pair, attempts, transitions, others); of each kind the first
+one found is followed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from voicegw.core.machine_session import MachineSession
+from voicegw.core.shared import Shared
+from voicegw.effects import ReleaseStream
+from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
+from voicegw.events import (
+    CommitIgnored,
+    CommitMade,
+    DeadlinePassed,
+    Event,
+    FrameRejected,
+    GroupJoined,
+    GroupRejected,
+    IpDiscovered,
+    JoinAbandoned,
+    JoinRequested,
+    KeyExhausted,
+    KeyPackageMade,
+    LeaveRequested,
+    MainSessionLost,
+    MainSessionStarted,
+    PathHeard,
+    PathUnheard,
+    ProposalsRejected,
+    ReaderFailed,
+    SignallingFailed,
+    SilenceSent,
+    SocketClosed,
+    SocketFailed,
+    SocketOpened,
+    SocketRefused,
+    SpeechEnded,
+    SpeechStarted,
+    Stamped,
+    UdpFailed,
+    VoiceServerUpdated,
+    VoiceStateUpdated,
+)
+from voicegw.secret import Secret
+from voicegw.session import E2EEPolicy, Options, VoiceSession
+from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
+from voicegw.wire.encryption import PREFERRED_MODES
+from voicegw.wire.frames import SequenceCounter
+from voicegw.wire.payloads import (
+    ClientDisconnected,
+    ClientsConnected,
+    CommitAnnounced,
+    EpochPrepared,
+    ExternalSenderReceived,
+    HeartbeatAcked,
+    HeartbeatRequested,
+    HelloReceived,
+    ProposalsReceived,
+    ReadyReceived,
+    ResumedReceived,
+    SessionDescriptionReceived,
+    SpeakingReceived,
+    TransitionExecuted,
+    TransitionPrepared,
+    VideoReceived,
+    WelcomeReceived,
+)
+
+Thing = TypeVar("Thing", bound=Shared | MachineSession)
+CONTAINERS = (dict, set, list, deque, SequenceCounter)  # what a session changes in place
+
+ERROR = ConnectionFailed("explored")
+KEY = Secret(bytes(32))
+
+WEBSOCKET: Mapping[str, Event] = {
+    "socket opened": SocketOpened(),
+    "socket failed": SocketFailed(ERROR),
+    "socket refused": SocketRefused(ERROR),
+    "frame rejected": FrameRejected(None),
+    "ready rejected": FrameRejected(2),
+    "reader failed": ReaderFailed("KeyError"),
+    **{
+        f"closed {code}": SocketClosed(code)
+        for code in (None, 1000, 1002, 1008, 1011, 4000, 4004, 4006, 4011, 4012, 4014, 4016, 4017, 4021)
+    },
+    "hello": HelloReceived(13.75, 8),
+    "ready": ReadyReceived(1, MEDIA, 1, PREFERRED_MODES),
+    "ready without modes": ReadyReceived(1, MEDIA, 1, ()),
+    "ready at home": ReadyReceived(1, "10.0.0.1", 1, PREFERRED_MODES),
+    "session description": SessionDescriptionReceived(PREFERRED_MODES[0], KEY, 1),
+    "session description, version 0": SessionDescriptionReceived(PREFERRED_MODES[0], KEY, 0),
+    "session description, version 9": SessionDescriptionReceived(PREFERRED_MODES[0], KEY, 9),
+    "session description, other mode": SessionDescriptionReceived(PREFERRED_MODES[1], KEY, 1),
+    "resumed": ResumedReceived(),
+    "acked": HeartbeatAcked(None),
+    "heartbeat requested": HeartbeatRequested(),
+    "speaking": SpeakingReceived(OTHER, 5, 1),
+    "video": VideoReceived(OTHER, 5),
+    "somebody comes": ClientsConnected((OTHER,)),
+    "somebody goes": ClientDisconnected(OTHER),
+    "external sender": ExternalSenderReceived(b"sender"),
+    "proposals": ProposalsReceived(revoke=False, data=b"\0"),
+    "commit 0": CommitAnnounced(0, b"commit"),
+    "commit 1": CommitAnnounced(1, b"commit"),
+    "welcome 0": WelcomeReceived(0, b"welcome"),
+    "transition 0 to version 0": TransitionPrepared(0, 0),
+    "transition 1 to version 0": TransitionPrepared(0, 1),
+    "transition 0 to version 1": TransitionPrepared(1, 0),
+    "transition 1 to version 1": TransitionPrepared(1, 1),
+    "transition 1 executed": TransitionExecuted(1),
+    "epoch 1": EpochPrepared(1, 1),
+    "epoch 2": EpochPrepared(1, 2),
+}
+UDP: Mapping[str, Event] = {
+    "ip discovered": IpDiscovered("203.0.113.7", 1),
+    "udp failed": UdpFailed(ERROR),
+    "path heard": PathHeard(),
+    "path unheard": PathUnheard(),
+}
+OTHERS: Mapping[str, Event] = {
+    "join": JoinRequested(CHANNEL),
+    "join elsewhere": JoinRequested(CHANNEL + 1),
+    "join abandoned": JoinAbandoned(VoiceTimeout("explored")),
+    "leave": LeaveRequested(),
+    "voice state": VoiceStateUpdated(CHANNEL, Secret("session")),
+    "voice state elsewhere": VoiceStateUpdated(CHANNEL + 1, Secret("session elsewhere")),
+    "no channel": VoiceStateUpdated(None, Secret("session")),
+    "voice server": VoiceServerUpdated(Secret("token"), ENDPOINT),
+    "another voice server": VoiceServerUpdated(Secret("another token"), ENDPOINT),
+    "null endpoint": VoiceServerUpdated(Secret("null token"), None),
+    "foreign endpoint": VoiceServerUpdated(Secret("foreign token"), "example.com"),
+    "signalling failed": SignallingFailed("RuntimeError"),
+    "main session lost": MainSessionLost(),
+    "main session started": MainSessionStarted(),
+    "key exhausted": KeyExhausted(),
+    "key package made": KeyPackageMade(b"key package"),
+    "commit made": CommitMade(b"commit"),
+    "proposals rejected": ProposalsRejected(False, b"\0", "explored"),
+    "group joined 0": GroupJoined(0, 1, "0" * 30),
+    "group joined 1": GroupJoined(1, 2, "1" * 30),
+    "group rejected": GroupRejected(1, "explored"),
+    "commit ignored": CommitIgnored(1),
+    "speech started": SpeechStarted(),
+    "speech ended": SpeechEnded(),
+    "silence sent": SilenceSent(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counterexample:
+    """The shortest list of events after which something does not hold."""
+
+    events: tuple[str, ...]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what}, after: {', '.join(self.events)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """How many kinds of calls were found, how many steps were taken, and what does not hold."""
+
+    kinds: int
+    steps: int
+    complete: bool
+    counterexamples: tuple[Counterexample, ...]
+
+
+def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exploration:
+    """Follow every kind of call under every event; at most `limit` kinds, and one counterexample each of what fails."""
+    options = Options(policy=policy, max_attempts=2)
+    first = VoiceSession(USER, GUILD, options)
+    seen = {kind_of(first)}
+    todo: deque[tuple[VoiceSession, float, tuple[str, ...]]] = deque([(first, 0.0, ())])
+    found: dict[str, Counterexample] = {}
+    steps = 0
+    while todo and len(seen) < limit:
+        session, now, path = todo.popleft()
+        for name, event, later in happenings(session, now):
+            steps += 1
+            branch = clone(session)
+            trail = (*path, name)
+            try:
+                effects = branch.receive(event, later)
+            except EventNotAllowed:
+                effects = []
+            except Exception as error:  # the core must raise nothing else, whatever comes
+                what = f"the core raises {type(error).__name__}"
+                found.setdefault(what, Counterexample(trail, what))
+                continue
+            clear = any(isinstance(effect, ReleaseStream) and not effect.encrypted for effect in effects)
+            for what in forbidden(branch, clear):
+                found.setdefault(what, Counterexample(trail, what))
+            kind = kind_of(branch)
+            if kind not in seen:
+                seen.add(kind)
+                todo.append((branch, later, trail))
+    return Exploration(len(seen), steps, not todo, tuple(found.values()))
+
+
+def happenings(session: VoiceSession, now: float) -> Iterator[tuple[str, Event | Stamped, float]]:
+    """What can happen next, and when: everything now, and each armed deadline at its time."""
+    shared = session.shared
+    for name, event in WEBSOCKET.items():
+        yield name, Stamped("websocket", shared.socket_generation, event), now
+    for name, event in UDP.items():
+        yield name, Stamped("udp", shared.udp_generation, event), now
+    for name, event in OTHERS.items():
+        yield name, event, now
+    for name, at in shared.timers.items():
+        yield name, DeadlinePassed(name, at), max(now, at)
+
+
+def forbidden(session: VoiceSession, clear: bool) -> Iterator[str]:
+    """What no call may ever be."""
+    waiting = {machine.table.states[machine.state].deadline for machine in session.machines} - {None}
+    if set(session.shared.timers) != waiting:
+        yield "armed timers are not the deadlines of the states"
+    gateway, speech, dave = session.gateway.state, session.speech.state, session.dave.state
+    over = gateway.startswith("closed")
+    if clear and session.shared.options.policy is E2EEPolicy.REQUIRE:
+        yield "speech leaves in the clear against the policy"
+    if speech == "speaking" and not dave.startswith(("active", "changing", "clear")):
+        yield "speech leaves while E2EE is not ready"
+    if over and speech == "speaking":
+        yield "speech leaves without a voice session"
+    if over and dave != "off":
+        yield "the group outlives its voice session"
+    if over and session.transport.state != "closed":
+        yield "the UDP path outlives its voice session"
+    if over and session.heartbeat.state != "stopped":
+        yield "the heart outlives its websocket"
+    if session.call.state == "closed" and gateway != "closed.down":
+        yield "the websocket outlives the call"
+    if session.call.state == "connected" and over:
+        yield "the call says connected without a voice session"
+    if session.call.state == "idle" and gateway != "closed.down":
+        yield "a voice session without a call"
+
+
+def kind_of(session: VoiceSession) -> tuple[object, ...]:
+    """What tells two calls apart: the six states, and what most guards look at."""
+    call, shared = session.call, session.shared
+    return (
+        *session.states.values(),
+        session.speech.allowed,
+        call.session_id is not None,
+        call.token is not None,
+        min(call.attempts, 1),
+        bool(session.dave.transitions),
+        bool(shared.others),
+    )
+
+
+def clone(session: VoiceSession) -> VoiceSession:
+    """A session that goes its own way from here; secrets and payloads are shared, they never change."""
+    branch = object.__new__(VoiceSession)
+    branch.observer = None
+    branch.shared = shared = _twin(session.shared)
+    for machine in session.machines:
+        twin = _twin(machine)
+        twin.shared = shared
+        setattr(branch, machine.machine, twin)
+    return branch
+
+
+def _twin(thing: Thing) -> Thing:
+    twin = object.__new__(type(thing))
+    for slot in _slots(type(thing)):
+        value = getattr(thing, slot)
+        setattr(twin, slot, copy.copy(value) if isinstance(value, CONTAINERS) else value)
+    return twin
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    if kind not in _known_slots:
+        _known_slots[kind] = tuple(slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ()))
+    return _known_slots[kind]
+
+
+_known_slots: dict[type, tuple[str, ...]] = {}
