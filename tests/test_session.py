@@ -798,6 +798,59 @@ def test_speech_ends_with_silence_and_a_player_that_died_does_not_keep_us_speaki
         assert flags == [0, 1, 0]
 
 
+def test_speech_that_begins_again_while_it_drains_goes_on() -> None:
+    world = ready()
+    world.unanswered.add("DrainStream")
+    world.feed(SpeechStarted())
+    world.feed(SpeechEnded())
+    world.feed(SpeechStarted())
+    assert world.states["speech"] == "speaking"
+    world.advance(5)
+    flags = [effect.flags for effect in world.sent(SendSpeaking) if isinstance(effect, SendSpeaking)]
+    assert flags == [0, 1]
+
+
+def test_a_group_that_ends_while_speech_drains_holds_the_stream() -> None:
+    world = ready()
+    world.unanswered |= {"DrainStream", "SendKeyPackage"}
+    world.feed(SpeechStarted())
+    world.feed(SpeechEnded())
+    world.server(EpochPrepared(1, 1))
+    assert world.states["speech"] == "silent"
+    world.feed(SpeechStarted())
+    assert world.states["speech"] == "held"
+
+
+def test_what_was_held_can_end_unsaid() -> None:
+    world = World()
+    world.unanswered.add("SendKeyPackage")
+    world.join()
+    world.feed(SpeechStarted())
+    world.feed(SpeechEnded())
+    assert world.states["speech"] == "silent"
+    world.server(WelcomeReceived(0, b"welcome"))
+    world.settle()
+    assert world.states["speech"] == "silent"
+    assert world.sent(ReleaseStream) == []
+
+
+def test_what_is_allowed_stays_allowed_for_the_next_speech() -> None:
+    for policy, version in ((E2EEPolicy.REQUIRE, 1), (E2EEPolicy.ALLOW, 0)):
+        world = World(Options(policy=policy))
+        world.dave_protocol_version = version
+        world.unanswered |= {"SendKeyPackage"} if version else set()
+        world.join()
+        world.feed(SpeechStarted())
+        if version:
+            world.server(WelcomeReceived(0, b"welcome"))
+            world.settle()
+        for _ in range(2):
+            world.feed(SpeechEnded())
+            world.settle()
+            world.feed(SpeechStarted())
+            assert world.sent(ReleaseStream)[-1] == ReleaseStream(encrypted=version == 1)
+
+
 def test_a_later_group_waits_for_its_execution() -> None:
     world = ready()
     world.unanswered.add("SendTransitionReady")

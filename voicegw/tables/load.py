@@ -106,7 +106,16 @@ def parse_table(text: str, machine: str) -> Table:
         rows=reader.rows(reader.entries(data, "transition")),
         close_codes=reader.close_codes(reader.entries(data, "close_code")),
     )
-    transitions = _flatten(table)
+    return flattened(table)
+
+
+def flattened(table: Table) -> Table:
+    """The same table with its transitions made from its rows: one per row and leaf, in the order of the rows."""
+    transitions = tuple(
+        Transition(row.event, leaf, row.to, row.guard, row.effects, row)
+        for row in table.rows
+        for leaf in dict.fromkeys(leaf for source in row.sources for leaf in table.leaves(source))
+    )
     pairs: dict[tuple[str, str], tuple[Transition, ...]] = {}
     for transition in transitions:
         pair = (transition.state, transition.event)
@@ -258,12 +267,3 @@ def _is_range(item: object) -> bool:
         return False
     low, _, high = item.partition("-")
     return low.isdecimal() and high.isdecimal() and int(low) < int(high)
-
-
-def _flatten(table: Table) -> tuple[Transition, ...]:
-    """One transition per row and leaf, in the order of the rows."""
-    return tuple(
-        Transition(row.event, leaf, row.to, row.guard, row.effects, row)
-        for row in table.rows
-        for leaf in dict.fromkeys(leaf for source in row.sources for leaf in table.leaves(source))
-    )

@@ -15,7 +15,9 @@ from voicegw.effects import (
     CloseSocket,
     CreateGroup,
     DrainStream,
+    DropKey,
     Effect,
+    HoldStream,
     Notice,
     OpenSocket,
     OpenUdp,
@@ -28,6 +30,7 @@ from voicegw.effects import (
     SendKeyPackage,
     SendResume,
     SendSelectProtocol,
+    SendSpeaking,
     SendTransitionReady,
     SendVoiceState,
 )
@@ -105,6 +108,8 @@ class World:
         self._seq = 0
         self._socket = self._udp = 0
         self._epoch = 0
+        self._stream: ReleaseStream | None = None
+        self._announced = 0
 
     # -- what a test does
 
@@ -198,10 +203,16 @@ class World:
             self._fail(event, f"armed are {sorted(self._timers)}, the states wait with {sorted(waiting)}")
         if self.session.call.state == "closed" and self._timers:
             self._fail(event, f"timers after the end: {sorted(self._timers)}")
-        if self.session.speech.state == "speaking" and self.session.dave.state.startswith(
-            ("off", "waiting", "refused")
-        ):
-            self._fail(event, f"speech while the group is {self.session.dave.state}")
+        speech, dave = self.session.speech.state, self.session.dave.state
+        if (self._stream is not None) != (speech in ("speaking", "draining")):
+            self._fail(event, f"the stream is {'open' if self._stream else 'held'} while speech is {speech}")
+        if self._stream is not None:
+            if dave.startswith(("off", "waiting", "refused", "recovering")):
+                self._fail(event, f"the stream is open while the group is {dave}")
+            if not self._stream.encrypted and not dave.startswith("clear"):
+                self._fail(event, f"the stream is in the clear while the group is {dave}")
+        if speech == "speaking" and self.session.gateway.state == "ready" and self._announced != 1:
+            self._fail(event, "speech that was not announced on this connection")
 
     def _fail(self, event: Event | Stamped, what: str) -> None:
         raise Violation(f"after {event}: {what}; {self.session.states}")
@@ -244,8 +255,15 @@ class World:
                 self.notices.append(notice)
             case ReleaseStream(encrypted=False) if self.options.policy is E2EEPolicy.REQUIRE:
                 raise Violation(f"speech would leave in the clear; {self.session.states}")
+            case ReleaseStream():
+                self._stream = effect
+            case HoldStream() | DropKey():
+                self._stream = None
+            case SendSpeaking(flags=flags):
+                self._announced = flags
             case OpenSocket(generation=generation):
                 self._socket = generation
+                self._announced = 0
             case OpenUdp(generation=generation):
                 self._udp = generation
             case AbortSocket():
