@@ -848,7 +848,19 @@ def test_what_is_allowed_stays_allowed_for_the_next_speech() -> None:
             world.feed(SpeechEnded())
             world.settle()
             world.feed(SpeechStarted())
+            assert world.states["speech"] == "speaking"
             assert world.sent(ReleaseStream)[-1] == ReleaseStream(encrypted=version == 1)
+
+
+def test_what_is_forbidden_stays_forbidden_for_the_next_speech() -> None:
+    world = ready()
+    world.unanswered.add("SendKeyPackage")
+    world.feed(SpeechStarted())
+    world.server(EpochPrepared(1, 1))
+    assert world.states["speech"] == "held"
+    world.feed(SpeechEnded())
+    world.feed(SpeechStarted())
+    assert world.states["speech"] == "held"
 
 
 def test_a_later_group_waits_for_its_execution() -> None:

@@ -115,9 +115,7 @@ class Chaos:
             self._feed(JoinRequested(CHANNEL))
             for _ in range(steps):
                 self.step()
-            world.unanswered.clear()
-            world.latency_s = 0.02
-            world.until(self._settled, GIVE_UP_S)
+            self.heal()
         except Violation as violation:
             run.violation = str(violation)
         except Exception as error:  # whatever it is, the core must not raise it
@@ -136,7 +134,29 @@ class Chaos:
         if self._choice.random() < 0.5:
             self.world.advance(self._choice.choice((0.0, 0.05, 1.0, 6.0, 31.0)))
             return
-        name = self._choice.choice(tuple(HAPPENINGS))
+        self._do(self._choice.choice(tuple(HAPPENINGS)))
+
+    def happen(self, name: str, draw: int) -> None:
+        """One thing happens, its details drawn from `draw`; the first of all is that the bot joins."""
+        self._network.seed(draw)
+        self._choice.seed(draw)
+        if self.world.states["call"] == "idle":
+            self._feed(JoinRequested(CHANNEL))
+        self._do(name)
+
+    def heal(self) -> None:
+        """Everybody answers again, and the call comes to ready or to its end.
+
+        Raises:
+            Violation: it does neither within an hour.
+        """
+        if self.world.states["call"] == "idle":
+            return
+        self.world.unanswered.clear()
+        self.world.latency_s = 0.02
+        self.world.until(self._settled, GIVE_UP_S)
+
+    def _do(self, name: str) -> None:
         self.run.faults[name] += 1
         for event in HAPPENINGS[name](self):
             self._feed(event)

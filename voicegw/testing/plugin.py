@@ -1,0 +1,62 @@
+"""The pytest plugin of voicegw: a local voice server, clients on it, and a call in virtual time, as fixtures.
+
+The first two need pytest-asyncio and the extra `demo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from voicegw.client import VoiceClient
+    from voicegw.server import VoiceServer
+    from voicegw.testing.world import World
+
+try:
+    import pytest_asyncio
+
+    ASYNCHRONOUS = True
+except ImportError:  # a bot without asyncio tests can still use the world
+    ASYNCHRONOUS = False
+
+
+@pytest.fixture
+def voice_world() -> World:
+    """A call's core with everybody it talks to, in virtual time."""
+    from voicegw.testing.world import World
+
+    return World()
+
+
+if ASYNCHRONOUS:
+
+    @pytest_asyncio.fixture
+    async def voice_server() -> AsyncIterator[VoiceServer]:
+        """A running local voice server; `voice_server.faults` and its methods make it misbehave."""
+        from voicegw.server import VoiceServer
+
+        async with VoiceServer() as server:
+            yield server
+
+    @pytest_asyncio.fixture
+    async def voice_client(voice_server: VoiceServer) -> AsyncIterator[Callable[..., VoiceClient]]:
+        """`voice_client(user_id, guild_id=1, **options)` makes a client of that server; all are closed in the end."""
+        from voicegw.client import VoiceClient
+        from voicegw.server import LocalSignalling
+
+        made: list[VoiceClient] = []
+
+        def make(user_id: int, guild_id: int = 1, **options: Any) -> VoiceClient:
+            options.setdefault("signalling", LocalSignalling(voice_server, user_id))
+            options.setdefault("ca_pem", voice_server.ca_pem)
+            options.setdefault("allowed_hosts", (voice_server.host,))
+            options.setdefault("allow_private_media", True)
+            made.append(VoiceClient(user_id=user_id, guild_id=guild_id, **options))
+            return made[-1]
+
+        yield make
+        for client in made:
+            await client.close()
