@@ -204,6 +204,8 @@ def test_no_udp_socket_is_the_same() -> None:
     world.unanswered |= {"SendDiscovery", "OpenUdp"}
     world.join()
     world.udp(UdpFailed(ConnectionFailed("no UDP socket can be had")))
+    assert world.states["transport"] == "closed"
+    assert world.states["gateway"].startswith("closed")
     world.until(lambda: world.states["call"] == "closed", 60)
 
 
@@ -743,6 +745,25 @@ def test_a_worn_key_asks_for_a_new_session() -> None:
 
 
 # -- the path
+
+
+def test_what_is_heard_begins_the_count_anew() -> None:
+    world = ready()
+    for _ in range(3):
+        world.unanswered.add("SendKeepalive")
+        world.advance(10)
+        assert world.states["transport"] == "open"
+        world.unanswered.clear()
+        world.advance(5)
+    world.unanswered.add("SendKeepalive")
+    world.advance(15)
+    assert world.states["transport"] == "silent"
+    world.unanswered.clear()
+    world.advance(5)
+    assert [notice for notice in noticed(world, Warned) if "arrive again" in notice.text] != []  # type: ignore[union-attr]
+    world.unanswered.add("SendKeepalive")
+    world.advance(10)
+    assert world.states["transport"] == "open"
 
 
 def test_keepalives_go_out_and_three_unheard_are_said_once() -> None:

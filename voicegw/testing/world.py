@@ -13,6 +13,7 @@ from voicegw.effects import (
     ArmTimer,
     CancelTimer,
     CloseSocket,
+    CloseUdp,
     CreateGroup,
     DrainStream,
     DropKey,
@@ -110,6 +111,7 @@ class World:
         self._epoch = 0
         self._stream: ReleaseStream | None = None
         self._announced = 0
+        self._path_open = False
 
     # -- what a test does
 
@@ -194,15 +196,12 @@ class World:
         Raises:
             Violation: one does not hold.
         """
-        waiting = {
-            deadline
-            for machine in self.session.machines
-            if (deadline := machine.table.states[machine.state].deadline) is not None
-        }
-        if set(self._timers) != waiting or self._timers != self.session.shared.timers:
-            self._fail(event, f"armed are {sorted(self._timers)}, the states wait with {sorted(waiting)}")
-        if self.session.call.state == "closed" and self._timers:
-            self._fail(event, f"timers after the end: {sorted(self._timers)}")
+        for what in forbidden(self.session):
+            self._fail(event, what)
+        if self._timers != self.session.shared.timers:
+            self._fail(event, f"armed are {sorted(self._timers)}, the core knows {sorted(self.session.shared.timers)}")
+        if self._path_open != (self.session.transport.state != "closed"):
+            self._fail(event, f"the UDP socket is {'open' if self._path_open else 'closed'}")
         speech, dave = self.session.speech.state, self.session.dave.state
         if (self._stream is not None) != (speech in ("speaking", "draining")):
             self._fail(event, f"the stream is {'open' if self._stream else 'held'} while speech is {speech}")
@@ -266,6 +265,9 @@ class World:
                 self._announced = 0
             case OpenUdp(generation=generation):
                 self._udp = generation
+                self._path_open = True
+            case CloseUdp():
+                self._path_open = False
             case AbortSocket():
                 self._socket = 0
         answered = type(effect).__name__ not in self.unanswered
@@ -321,3 +323,28 @@ class World:
         return SessionDescriptionReceived(
             mode or self.session.gateway.mode, Secret(number.to_bytes(32, "big")), self.dave_protocol_version
         )
+
+
+def forbidden(session: VoiceSession) -> Iterator[str]:
+    """What no call may ever be."""
+    waiting = {machine.table.states[machine.state].deadline for machine in session.machines} - {None}
+    if set(session.shared.timers) != waiting:
+        yield "armed timers are not the deadlines of the states"
+    gateway, speech, dave = session.gateway.state, session.speech.state, session.dave.state
+    over = gateway.startswith("closed")
+    if speech == "speaking" and not dave.startswith(("active", "changing", "clear")):
+        yield "speech leaves while E2EE is not ready"
+    if over and speech == "speaking":
+        yield "speech leaves without a voice session"
+    if over and dave != "off":
+        yield "the group outlives its voice session"
+    if over and session.transport.state != "closed":
+        yield "the UDP path outlives its voice session"
+    if over and session.heartbeat.state != "stopped":
+        yield "the heart outlives its websocket"
+    if session.call.state == "closed" and gateway != "closed.down":
+        yield "the websocket outlives the call"
+    if session.call.state == "connected" and over:
+        yield "the call says connected without a voice session"
+    if session.call.state == "idle" and gateway != "closed.down":
+        yield "a voice session without a call"
