@@ -16,16 +16,14 @@ from voicegw.errors import GroupError
 from voicegw.server.external_sender import ExternalSender
 from voicegw.wire import mls
 from voicegw.wire.mls import (
-    filter_welcome,
     join_messages,
     join_refs,
-    parse_commit_welcome,
     parse_key_package,
     parse_proposal_messages,
     parse_proposal_refs,
-    parse_welcome,
     proposal_ref,
 )
+from voicegw.wire.mls_messages import filter_welcome, parse_commit_welcome, parse_welcome
 
 TRANSCRIPT = VECTORS["mls_transcript"]
 PROPOSALS = VECTORS["mls_external_proposals"]
@@ -93,7 +91,7 @@ def test_later_commits(later: dict[str, Any]) -> None:
     commit, welcome = parse_commit_welcome(data(recorded["bytes"]) + data(later["welcome"] or ""))
     assert commit.data == data(recorded["bytes"])
     assert (commit.epoch, commit.sender_leaf) == (recorded["epoch"], recorded["sender_leaf"])
-    assert (commit.path_leaf is not None) == recorded["has_update_path"]
+    assert commit.has_path == recorded["has_update_path"]
     assert (welcome is not None) == (later["welcome"] is not None)
 
 

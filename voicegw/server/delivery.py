@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from voicegw.errors import GroupError
 from voicegw.server.external_sender import ExternalSender
 from voicegw.wire.mls import (
-    Commit,
     KeyPackage,
-    Welcome,
-    filter_welcome,
+    LeafNode,
     join_messages,
     join_refs,
-    parse_commit_welcome,
     parse_key_package,
     proposal_ref,
 )
+from voicegw.wire.mls_messages import Commit, Welcome, filter_welcome, parse_commit_welcome
 from voicegw.wire.opcodes import Opcode
 
 PROTOCOL_VERSION = 1
@@ -51,6 +49,14 @@ class Proposal:
     leaf: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Who is told when it is executed, and who has not said that it is ready."""
+
+    audience: frozenset[int]
+    waiting: set[int]
+
+
 class DeliveryService:
     """One channel's group, from outside.
 
@@ -69,7 +75,7 @@ class DeliveryService:
         self._proposals: dict[bytes, Proposal] = {}
         self._leaves: list[int | None] = []
         self._keys: dict[int, bytes] = {}
-        self._awaited: dict[int, set[int]] = {}
+        self._awaited: dict[int, Transition] = {}
         self._last_transition = 0
         self.epoch = 0
         self.protocol_version = PROTOCOL_VERSION
@@ -90,14 +96,22 @@ class DeliveryService:
         """The newest transition that not everybody is ready for; None where nothing is awaited."""
         return next(reversed(self._awaited), None)
 
+    @property
+    def _able(self) -> frozenset[int]:
+        """Members that are here and follow the group: they may commit and are told of changes."""
+        return (self.members & self._users) - self._recovering
+
     # -- what happens
 
     def join(self, user_id: int) -> list[Delivery]:
-        """A user is in the channel and has its transport key."""
+        """A user is in the channel and has its transport key; one that was here before begins afresh."""
+        deliveries = self.leave(user_id) if user_id in self._users else []
         self._users.add(user_id)
-        if self.protocol_version == 0:
-            return []
-        return [Delivery(user_id, Opcode.MLS_EXTERNAL_SENDER, self._sender.data)]
+        if user_id in self.members:
+            self._recovering.add(user_id)  # its Remove is under way, and its new session knows no group
+        if self.protocol_version > 0:
+            deliveries.append(Delivery(user_id, Opcode.MLS_EXTERNAL_SENDER, self._sender.data))
+        return deliveries
 
     def key_package(self, user_id: int, data: bytes) -> list[Delivery]:
         """Op 26: propose to add the user; what was proposed of it before is revoked.
@@ -113,8 +127,8 @@ class DeliveryService:
         deliveries = self._revoke_add(user_id)
         messages: list[Proposal] = []
         if user_id in self.members:
-            self._recovering.add(user_id)
-            if self.members <= self._recovering:
+            deliveries += self._set_aside(user_id)
+            if not self._able:
                 self._packages[user_id] = package
                 return deliveries + self._begin_anew()
             if not any(proposal.user_id == user_id for proposal in self._proposals.values()):
@@ -138,21 +152,20 @@ class DeliveryService:
 
     def transition_ready(self, user_id: int, transition_id: int) -> list[Delivery]:
         """Op 23: when the last one is ready, the transition is executed."""
-        waiting = self._awaited.get(transition_id)
-        if waiting is None:
+        transition = self._awaited.get(transition_id)
+        if transition is None:
             return []
-        waiting.discard(user_id)
-        return [] if waiting else self._execute(transition_id)
+        transition.waiting.discard(user_id)
+        return [] if transition.waiting else self._execute(transition_id)
 
     def transition_timeout(self) -> list[Delivery]:
         """Some were not ready in time: the transitions are executed all the same."""
-        return [delivery for transition_id in tuple(self._awaited) for delivery in self._execute(transition_id)]
+        newest = self.transition_id
+        return [] if newest is None else self._execute(newest)
 
     def invalid_commit(self, user_id: int, transition_id: int) -> list[Delivery]:
         """Op 31: the user could not follow; its next key package takes it out and in again."""
-        if user_id in self.members:
-            self._recovering.add(user_id)
-        return self._stop_waiting_for(user_id)
+        return self._set_aside(user_id) if user_id in self.members else []
 
     def leave(self, user_id: int) -> list[Delivery]:
         """A user left the channel."""
@@ -160,20 +173,14 @@ class DeliveryService:
         self._packages.pop(user_id, None)
         self._recovering.discard(user_id)
         deliveries = self._stop_waiting_for(user_id) + self._revoke_add(user_id)
-        if user_id not in self.members:
+        if self.epoch == 0:
             return deliveries
-        remaining = self.members - {user_id}
-        if len(self._users) == 1 and remaining == self._users:
-            (sole,) = remaining
-            self._forget_group()
-            epoch = {"protocol_version": PROTOCOL_VERSION, "epoch": FIRST_EPOCH}
-            transition = {"protocol_version": PROTOCOL_VERSION, "transition_id": IMMEDIATE}
-            deliveries.append(Delivery(sole, Opcode.DAVE_PREPARE_EPOCH, dict(epoch)))
-            deliveries.append(Delivery(sole, Opcode.DAVE_PREPARE_TRANSITION, dict(transition)))
-            return deliveries
-        if remaining <= self._recovering:
+        if not self._able:
             return deliveries + self._begin_anew()
-        if any(proposal.leaf >= 0 and proposal.user_id == user_id for proposal in self._proposals.values()):
+        if self._able == self._users and len(self._users) == 1:
+            return deliveries + self._leave_alone()
+        removed = any(proposal.leaf >= 0 and proposal.user_id == user_id for proposal in self._proposals.values())
+        if user_id not in self.members or removed:
             return deliveries
         return deliveries + self._propose([self._removal(user_id)])
 
@@ -182,6 +189,8 @@ class DeliveryService:
         self.protocol_version = 0
         self._forget_group()
         self._packages.clear()
+        if not self._users:
+            return []
         number = self._await(self._users)
         data = {"protocol_version": 0, "transition_id": number}
         return [Delivery(user, Opcode.DAVE_PREPARE_TRANSITION, dict(data)) for user in sorted(self._users)]
@@ -216,7 +225,7 @@ class DeliveryService:
 
     def _audience(self, subjects: set[int]) -> list[int]:
         """Who must know of a change to `subjects`: members that can follow; without a group, all that may begin one."""
-        able = self._packages.keys() if self.epoch == 0 else self.members - self._recovering
+        able = self._packages.keys() if self.epoch == 0 else self._able
         return sorted((able & self._users) - subjects)
 
     def _tell(self, audience: Iterable[int], proposals: list[Proposal]) -> list[Delivery]:
@@ -244,20 +253,22 @@ class DeliveryService:
         if not wanted or set(commit.refs) != wanted or len(commit.refs) != len(wanted):
             raise GroupError("a commit that does not carry all proposals")
         if self.epoch == 0:
-            if commit.sender_leaf != 0 or user_id not in self._packages:
+            package = self._packages.get(user_id)
+            if commit.sender_leaf != 0 or package is None:
                 raise GroupError("a first commit from another leaf than its group's first")
+            key = package.signature_key
         else:
             leaf = commit.sender_leaf
-            if leaf >= len(self._leaves) or self._leaves[leaf] != user_id or user_id in self._recovering:
+            if leaf >= len(self._leaves) or self._leaves[leaf] != user_id or user_id not in self._able:
                 raise GroupError("a commit from another leaf than its user's")
-            if commit.path_leaf is not None and (
-                commit.path_leaf.user_id != user_id or commit.path_leaf.signature_key != self._keys[user_id]
-            ):
-                raise GroupError("a commit that changes its user")
+            key = self._keys[user_id]
+        if commit.path_leaf is not None and commit.path_leaf != LeafNode(user_id, key):
+            raise GroupError("a commit that changes its user")
         removes = [self._proposals[ref] for ref in wanted if self._proposals[ref].leaf >= 0]
-        if removes and commit.path_leaf is None:
+        if removes and not commit.has_path:
             raise GroupError("a commit with a Remove and without a path")
-        added = {package.ref for ref in wanted if (package := self._proposals[ref].key_package) is not None}
+        offers = (self._proposals[ref].key_package for ref in wanted)
+        added = {offer.ref for offer in offers if offer is not None}
         if added != (set(welcome.secrets) if welcome is not None else set()):
             raise GroupError("a commit whose Welcome is not for those that it adds")
 
@@ -270,7 +281,9 @@ class DeliveryService:
         for proposal in carried:
             if proposal.leaf >= 0:
                 self._leaves[proposal.leaf] = None
-        before = self.members
+                self._keys.pop(proposal.user_id)
+                self._recovering.discard(proposal.user_id)
+        told = [user_id] if first else sorted(self._able)
         added: list[KeyPackage] = []
         for proposal in carried:
             package = proposal.key_package
@@ -278,15 +291,13 @@ class DeliveryService:
                 self._seat(proposal.user_id)
                 self._keys[proposal.user_id] = package.signature_key
                 self._packages.pop(proposal.user_id, None)
-                self._recovering.discard(proposal.user_id)
                 added.append(package)
         while self._leaves and self._leaves[-1] is None:
             self._leaves.pop()
         self._proposals.clear()
         self.epoch += 1
-        number = IMMEDIATE if first else self._await(self.members)
+        number = IMMEDIATE if first else self._await(self._able)
         header = number.to_bytes(2, "big")
-        told = [user_id] if first else sorted(before)
         announce = Opcode.MLS_ANNOUNCE_COMMIT_TRANSITION
         deliveries = [Delivery(user, announce, header + commit.data) for user in told]
         if welcome is not None:
@@ -307,20 +318,41 @@ class DeliveryService:
 
     def _await(self, users: Iterable[int]) -> int:
         self._last_transition = self._last_transition % 0xFFFF + 1
-        self._awaited[self._last_transition] = set(users)
+        self._awaited[self._last_transition] = Transition(frozenset(users), set(users))
         return self._last_transition
 
     def _execute(self, transition_id: int) -> list[Delivery]:
-        del self._awaited[transition_id]
-        data: dict[str, object] = {"transition_id": transition_id}
-        return [Delivery(user, Opcode.DAVE_EXECUTE_TRANSITION, dict(data)) for user in sorted(self._users)]
+        """Also whatever was announced before it, so that nobody falls back to an older one."""
+        deliveries = []
+        for number in tuple(self._awaited):
+            for user in sorted(self._awaited.pop(number).audience & self._users):
+                deliveries.append(Delivery(user, Opcode.DAVE_EXECUTE_TRANSITION, {"transition_id": number}))
+            if number == transition_id:
+                break
+        return deliveries
 
     def _stop_waiting_for(self, user_id: int) -> list[Delivery]:
         return [
             delivery
             for transition_id in tuple(self._awaited)
-            if user_id in self._awaited[transition_id]
             for delivery in self.transition_ready(user_id, transition_id)
+        ]
+
+    def _set_aside(self, user_id: int) -> list[Delivery]:
+        """A member that does not follow the group: its next key package takes it out and in again."""
+        self._recovering.add(user_id)
+        return self._stop_waiting_for(user_id)
+
+    def _leave_alone(self) -> list[Delivery]:
+        """One member is left: its group ends, and it offers a key package for the next."""
+        (sole,) = self._users
+        self._forget_group()
+        self._packages.pop(sole, None)
+        epoch: dict[str, object] = {"protocol_version": PROTOCOL_VERSION, "epoch": FIRST_EPOCH}
+        transition: dict[str, object] = {"protocol_version": PROTOCOL_VERSION, "transition_id": IMMEDIATE}
+        return [
+            Delivery(sole, Opcode.DAVE_PREPARE_EPOCH, epoch),
+            Delivery(sole, Opcode.DAVE_PREPARE_TRANSITION, transition),
         ]
 
     def _forget_group(self) -> None:

@@ -1,9 +1,9 @@
-"""The MLS messages that a voice server and its clients exchange, as far as their outside goes.
+"""What MLS messages are made of, key packages and proposals, as far as their outside goes.
 
 Source: RFC 9420; DAVE protocol 1.1.
 
 Ciphersuite 2 (P-256, AES-128-GCM, SHA-256), basic credentials of 8 bytes, Add and Remove proposals from the external
-sender. Every parser takes any bytes and raises GroupError only.
+sender. Every parser takes any bytes and raises GroupError only. Commits and Welcomes are in `mls_messages`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,21 @@ MEMBER, EXTERNAL = 1, 2
 PROPOSAL, COMMIT = 2, 3
 ADD, REMOVE = 1, 3
 REF_BYTES = 32
+POINT_BYTES = 65
 
 
 # -- the presentation language
 
 
 def vector(data: bytes) -> bytes:
-    """`data` with its variable-size length before it (RFC 9420, section 2.1.2)."""
+    """`data` with its variable-size length before it (RFC 9420, section 2.1.2).
+
+    Raises:
+        GroupError: 1 GiB or more.
+    """
     length = len(data)
+    if length >= 1 << 30:
+        raise GroupError("too much for one MLS vector")
     if length < 1 << 6:
         return bytes((length,)) + data
     if length < 1 << 14:
@@ -75,7 +82,17 @@ class Reader:
         width = 1 << (self._data[self.at] >> 6) if not self.ended else 1
         if width == 8:
             raise GroupError("an MLS vector with an invalid length")
-        return self.take(self.number(width) & ((1 << (8 * width - 2)) - 1))
+        length = self.number(width) & ((1 << (8 * width - 2)) - 1)
+        if width > 1 and length < 1 << (4 * width - 2):
+            raise GroupError("an MLS vector whose length is not in its shortest form")
+        return self.take(length)
+
+    def flag(self) -> bool:
+        """Is there an optional value?"""
+        present = self.number(1)
+        if present > 1:
+            raise GroupError("an MLS optional that is neither there nor absent")
+        return present == 1
 
     def expect(self, wanted: bytes, what: str) -> None:
         """The next bytes must be `wanted`."""
@@ -103,10 +120,19 @@ def signed_bytes(label: str, content: bytes) -> bytes:
 
 def _verify(public_key: bytes, label: str, content: bytes, signature: bytes) -> None:
     try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
-        key.verify(signature, signed_bytes(label, content), ec.ECDSA(SHA256()))
-    except (ValueError, InvalidSignature) as error:
+        _point(public_key).verify(signature, signed_bytes(label, content), ec.ECDSA(SHA256()))
+    except InvalidSignature as error:
         raise GroupError(f"an MLS signature that is not valid ({label})") from error
+
+
+def _point(public_key: bytes) -> ec.EllipticCurvePublicKey:
+    """An uncompressed point of P-256; members could not encrypt to any other."""
+    try:
+        if len(public_key) != POINT_BYTES:
+            raise ValueError("not uncompressed")
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
+    except ValueError as error:
+        raise GroupError("an MLS public key that is no point of P-256") from error
 
 
 # -- key packages
@@ -151,8 +177,8 @@ def _key_package(reader: Reader) -> KeyPackage:
     start = reader.at
     reader.expect(VERSION, "version")
     reader.expect(SUITE, "ciphersuite")
-    reader.vector()
-    leaf = _leaf_node(reader, source=1, group=b"")
+    _point(reader.vector())
+    leaf = read_leaf(reader, source=1, group=b"")
     reader.vector()
     content = reader.since(start)
     _verify(leaf.signature_key, "KeyPackageTBS", content, reader.vector())
@@ -160,9 +186,14 @@ def _key_package(reader: Reader) -> KeyPackage:
     return KeyPackage(data, key_package_ref(data), leaf.user_id, leaf.signature_key)
 
 
-def _leaf_node(reader: Reader, source: int, group: bytes) -> LeafNode:
+def read_leaf(reader: Reader, source: int, group: bytes) -> LeafNode:
+    """The next leaf, its signature checked; `group` is what a leaf in a commit (source 3) signs besides itself.
+
+    Raises:
+        GroupError: not one that DAVE version 1 allows. Source: RFC 9420, section 7.2.
+    """
     start = reader.at
-    reader.vector()
+    _point(reader.vector())
     signature_key = reader.vector()
     reader.expect(b"\0\1", "credential")
     identity = reader.vector()
@@ -215,7 +246,7 @@ def parse_proposal_messages(data: bytes) -> list[ProposalMessage]:
             raise GroupError("too many MLS proposals at once")
         start = reader.at
         reader.expect(PUBLIC_MESSAGE, "wire format")
-        _content_head(reader, EXTERNAL, PROPOSAL)
+        read_content_head(reader, EXTERNAL, PROPOSAL)
         kind = reader.number(2)
         if kind == ADD:
             _key_package(reader)
@@ -257,8 +288,12 @@ def join_refs(refs: Iterable[bytes]) -> bytes:
     return vector(b"".join(vector(ref) for ref in refs))
 
 
-def _content_head(reader: Reader, sender: int, content_type: int) -> tuple[bytes, int, int]:
-    """(group id, epoch, leaf or index of the sender)."""
+def read_content_head(reader: Reader, sender: int, content_type: int) -> tuple[bytes, int, int]:
+    """The next FramedContent up to its proposal or commit: (group id, epoch, leaf or index of the sender).
+
+    Raises:
+        GroupError: another kind of sender or content. Source: RFC 9420, section 6.
+    """
     group_id = reader.vector()
     epoch = reader.number(8)
     if reader.number(1) != sender:
@@ -269,114 +304,3 @@ def _content_head(reader: Reader, sender: int, content_type: int) -> tuple[bytes
     if reader.number(1) != content_type:
         raise GroupError("an MLS message of another kind")
     return group_id, epoch, index
-
-
-# -- commits and welcomes
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A member's commit;
-
-    `data` is the MLSMessage, `refs` the proposals in it, `path_key` the leaf's key where it has a path.
-    """
-
-    data: bytes
-    group_id: bytes
-    epoch: int
-    sender_leaf: int
-    refs: tuple[bytes, ...]
-    path_leaf: LeafNode | None
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """A bare Welcome; `secrets` maps each newcomer's KeyPackageRef to its encrypted part."""
-
-    data: bytes
-    secrets: dict[bytes, bytes]
-    group_info: bytes
-
-
-def parse_commit_welcome(data: bytes) -> tuple[Commit, Welcome | None]:
-    """The payload of op 28: a commit, and right behind it a Welcome where the commit adds anybody.
-
-    Raises:
-        GroupError: not that form.
-    """
-    reader = Reader(data)
-    commit = _commit(reader)
-    welcome = None
-    if not reader.ended:
-        welcome = _welcome(reader)
-        reader.end()
-    return commit, welcome
-
-
-def parse_welcome(data: bytes) -> Welcome:
-    """A bare Welcome.
-
-    Raises:
-        GroupError: not that form.
-    """
-    reader = Reader(data)
-    welcome = _welcome(reader)
-    reader.end()
-    return welcome
-
-
-def filter_welcome(welcome: Welcome, ref: bytes) -> bytes:
-    """The Welcome for one newcomer: everybody else's secrets are cut out.
-
-    Raises:
-        GroupError: it has none for that key package.
-    """
-    secret = welcome.secrets.get(ref)
-    if secret is None:
-        raise GroupError("a Welcome without the newcomer's secrets")
-    return SUITE + vector(secret) + vector(welcome.group_info)
-
-
-def _commit(reader: Reader) -> Commit:
-    start = reader.at
-    reader.expect(PUBLIC_MESSAGE, "wire format")
-    group_id, epoch, sender_leaf = _content_head(reader, MEMBER, COMMIT)
-    proposals = Reader(reader.vector())
-    refs: list[bytes] = []
-    while not proposals.ended:
-        if proposals.number(1) != 2:
-            raise GroupError("a commit with a proposal inside")
-        ref = proposals.vector()
-        if len(ref) != REF_BYTES or len(refs) >= MAX_ITEMS:
-            raise GroupError("a commit with a bad proposal reference")
-        refs.append(ref)
-    path_leaf = None
-    if reader.number(1):
-        path_leaf = _leaf_node(reader, source=3, group=vector(group_id) + sender_leaf.to_bytes(4, "big"))
-        nodes = Reader(reader.vector())
-        while not nodes.ended:
-            nodes.vector()
-            ciphertexts = Reader(nodes.vector())
-            while not ciphertexts.ended:
-                ciphertexts.vector()
-                ciphertexts.vector()
-    for _ in ("signature", "confirmation tag", "membership tag"):
-        reader.vector()
-    return Commit(reader.since(start), group_id, epoch, sender_leaf, tuple(refs), path_leaf)
-
-
-def _welcome(reader: Reader) -> Welcome:
-    start = reader.at
-    reader.expect(SUITE, "ciphersuite")
-    inner = Reader(reader.vector())
-    secrets: dict[bytes, bytes] = {}
-    while not inner.ended:
-        begin = inner.at
-        ref = inner.vector()
-        inner.vector()
-        inner.vector()
-        if len(secrets) >= MAX_ITEMS:
-            raise GroupError("a Welcome for too many")
-        secrets[ref] = inner.since(begin)
-    group_info = reader.vector()
-    return Welcome(reader.since(start), secrets, group_info)
