@@ -81,15 +81,37 @@ async def test_the_readmes_bot_plays_and_records(
 
 @pytest.mark.loopback
 async def test_the_readmes_test_server_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    program = EXAMPLES[1].replace("asyncio.run(main())", "")
+    program = EXAMPLES[2].replace("asyncio.run(main())", "")
     namespace: dict[str, Any] = {}
     exec(compile(program, "README.md", "exec"), namespace)
     await asyncio.wait_for(namespace["main"](), 30)
     assert "UserStats(packets=" in capsys.readouterr().out
 
 
+@pytest.mark.loopback
+async def test_the_readmes_framework_example_runs(
+    server: VoiceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_frameworks import Channel, Client, connected_class
+
+    monkeypatch.chdir(tmp_path)
+    program = EXAMPLES[1].replace(
+        "from voicegw.frameworks.discord_py import VoiceClient  # or .nextcord, .disnake\n", ""
+    )
+    namespace: dict[str, Any] = {"VoiceClient": connected_class(server)}
+    exec(compile(program, "README.md", "exec"), namespace)
+    channel = Channel(Client(server, ALICE), CHANNEL)
+    playing = asyncio.create_task(namespace["sing_in"](channel, voicegw.ToneSource(440, 0.1)))
+    await server.wait_for(lambda: server.members(CHANNEL) == [ALICE])
+    other = Channel(Client(server, BOB), CHANNEL)
+    listener = await other.connect(cls=connected_class(server))
+    await asyncio.wait_for(playing, 20)
+    assert listener.voice.stats.users[ALICE].packets >= 5
+    await listener.disconnect()
+
+
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_the_readmes_diagram_is_current() -> None:

@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("adapters", {"adapters"}),
     ("bot", {"client", "gateway", "kokoro", "path"}),
     ("server", {"server"}),
-    ("doors", {"cli", "testing", "__main__"}),
+    ("doors", {"cli", "testing", "frameworks", "__main__"}),
 ]
 LEVEL = {name: level for level, (_, names) in enumerate(LAYERS) for name in names}
 MAY_IMPORT_MEDIA = {"bot", "doors"}

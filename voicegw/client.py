@@ -195,6 +195,11 @@ class VoiceClient:
         """
         await self._join(channel_id, timeout_s)
 
+    def mute(self, *, self_mute: bool = False, self_deaf: bool = False) -> None:
+        """How we show ourselves from the next join on; deafened, the voice server sends us nothing."""
+        self._self_mute = self_mute
+        self._self_deaf = self_deaf
+
     def play(self, source: Source) -> Playback:
         """Play `source` now, instead of what was played before; it is held while E2EE is not ready."""
         return self.player.play(source)

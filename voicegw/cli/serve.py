@@ -24,6 +24,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--udp-port", type=port, default=0, help="UDP port of the media (a free one)")
     command.add_argument("--ca-out", type=Path, metavar="FILE", help="where to write the certificate authority (PEM)")
     command.add_argument("--open", action="store_true", help="take any token and session id")
+    command.add_argument("--main-gateway", action="store_true", help="with a main gateway and REST API for bots")
     command.add_argument("--no-dave", action="store_true", help="no end-to-end encryption")
     command.add_argument(
         "--channel-id",
@@ -54,12 +55,16 @@ async def serve(arguments: argparse.Namespace, console: Console) -> int:
         open=arguments.open,
         dave=not arguments.no_dave,
         channel_id=arguments.channel_id,
+        main_gateway=arguments.main_gateway,
     )
     with tempfile.TemporaryDirectory(prefix="voicegw-") as directory:
         async with server:
             ca = arguments.ca_out or Path(directory) / "ca.pem"
             ca.write_bytes(server.ca_pem)
-            print(json.dumps({"endpoint": server.endpoint, "ca": str(ca), "udp_port": server.udp_port}), flush=True)
+            where = {"endpoint": server.endpoint, "ca": str(ca), "udp_port": server.udp_port}
+            if arguments.main_gateway:
+                where |= {"api": server.api, "gateway": server.gateway_url}
+            print(json.dumps(where), flush=True)
             await stopped.wait()
             identified = len(server.records(op=0, direction="in"))
     console.say(f"served {identified} sessions")

@@ -19,6 +19,7 @@ from voicegw.server.certificates import make_authority, server_context
 from voicegw.server.channel import Channel
 from voicegw.server.connection import AUTHENTICATION_FAILED, SERVER_NOT_FOUND, SESSION_INVALID, Connection, Refused
 from voicegw.server.faults import Faults
+from voicegw.server.main_gateway import MainGateway
 from voicegw.server.relay import Relay
 from voicegw.server.session import Record, ServerSession
 from voicegw.signalling import Credentials
@@ -34,7 +35,7 @@ class VoiceServer:
     `admit` makes the credentials that the main gateway would give; with `open` any token and session id will do (the
     channel is then Identify's `channel_id`, else `channel_id`, else the server id). `faults` makes it misbehave. It
     has its own certificate authority, `ca_pem`. A session whose websocket broke may be resumed for `resume_window_s`
-    seconds.
+    seconds. With `main_gateway` bots log in at `api` and `gateway_url`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class VoiceServer:
         heartbeat_interval_s: float = 13.75,
         resume_window_s: float = 60.0,
         channel_id: int | None = None,
+        main_gateway: bool = False,
     ) -> None:
         self.host = host
         self.open = open
@@ -56,6 +58,7 @@ class VoiceServer:
         self.modes = tuple(modes)
         self.heartbeat_interval_s = heartbeat_interval_s
         self.faults = Faults()
+        self.main_gateway = MainGateway(self) if main_gateway else None
         self._ports = (port, udp_port)
         self._resume_window_s = resume_window_s
         self._channel_id = channel_id
@@ -83,6 +86,8 @@ class VoiceServer:
             VoiceError: a port is taken.
         """
         application = web.Application()
+        if self.main_gateway is not None:
+            application.router.add_routes(self.main_gateway.routes())
         application.router.add_get("/{path:.*}", self._serve)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -127,6 +132,16 @@ class VoiceServer:
     def endpoint(self) -> str:
         """host:port, as VOICE_SERVER_UPDATE would name it."""
         return f"{self.host}:{self._port}"
+
+    @property
+    def api(self) -> str:
+        """The base URL of the REST API, with `main_gateway`."""
+        return f"https://{self.endpoint}/api/v10"
+
+    @property
+    def gateway_url(self) -> str:
+        """The main gateway's websocket, with `main_gateway`."""
+        return f"wss://{self.endpoint}/gateway"
 
     @property
     def udp_port(self) -> int:

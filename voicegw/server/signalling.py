@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from voicegw.server.server import VoiceServer
 from voicegw.signalling import Credentials, SignallingReceiver
+
+if TYPE_CHECKING:
+    from voicegw.server.server import VoiceServer
 
 
 class LocalSignalling:

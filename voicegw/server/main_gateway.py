@@ -1,0 +1,348 @@
+"""A minimal main gateway and REST API beside the local voice server: a bot can log in and join voice channels.
+
+Any token is taken; one that begins with a number and a dot belongs to the user of that number. There is one guild
+with two voice channels. Source: Discord docs, "Gateway" version 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import secrets
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import web
+
+from voicegw.errors import MalformedFrame
+from voicegw.server.signalling import LocalSignalling
+from voicegw.wire.frames import read_envelope
+
+if TYPE_CHECKING:
+    from voicegw.server.server import VoiceServer
+
+GUILD_ID = 41771983423143937
+CHANNEL_IDS = (127121515262115840, 127121515262115841)
+HEARTBEAT_MS = 41_250
+API = "/api/v{version:\\d+}"
+
+DISPATCH, HEARTBEAT, IDENTIFY, VOICE_STATE, RESUME, HELLO, HEARTBEAT_ACK = 0, 1, 2, 4, 6, 10, 11
+NOT_AUTHENTICATED, DECODE_ERROR = 4003, 4002
+
+
+class MainGateway:
+    """Logs bots in and signals for them; `bots` are those that are connected, by user id."""
+
+    def __init__(self, server: VoiceServer) -> None:
+        self._server = server
+        self._users: dict[str, int] = {}
+        self._numbers = itertools.count(900000000000000001)
+        self.bots: dict[int, Bot] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served beside the voice websocket."""
+        return [
+            web.get("/gateway", self._gateway),
+            web.get(f"{API}/users/@me", self._me),
+            web.get(f"{API}/oauth2/applications/@me", self._application),
+            web.get(f"{API}/applications/@me", self._application),
+            web.get(f"{API}/gateway", self._where),
+            web.get(f"{API}/gateway/bot", self._where),
+        ]
+
+    def signalling(self, user_id: int) -> LocalSignalling:
+        """A connected bot's voice signalling, to move it, kick it, or change its server."""
+        return self.bots[user_id].signalling
+
+    def user_of(self, token: str) -> int:
+        """Whose token it is."""
+        if token not in self._users:
+            number = token.partition(".")[0]
+            self._users[token] = int(number) if number.isdecimal() else next(self._numbers)
+        return self._users[token]
+
+    def voice_states(self) -> list[dict[str, Any]]:
+        """Everybody's voice state, as a guild carries it."""
+        return [
+            voice_state(user_id, channel_id, "")
+            for channel_id in CHANNEL_IDS
+            for user_id in self._server.members(channel_id)
+        ]
+
+    # -- REST
+
+    async def _me(self, request: web.Request) -> web.Response:
+        token = _token(request)
+        if token is None:
+            return _json({"message": "401: Unauthorized", "code": 0}, status=401)
+        return _json(user(self.user_of(token)))
+
+    async def _application(self, request: web.Request) -> web.Response:
+        token = _token(request)
+        if token is None:
+            return _json({"message": "401: Unauthorized", "code": 0}, status=401)
+        user_id = self.user_of(token)
+        application = {
+            "id": str(user_id),
+            "name": "bot",
+            "icon": None,
+            "description": "",
+            "summary": "",
+            "bot_public": True,
+            "bot_require_code_grant": False,
+            "verify_key": "0" * 64,
+            "owner": user(user_id),
+            "team": None,
+            "flags": 0,
+        }
+        return _json(application)
+
+    async def _where(self, request: web.Request) -> web.Response:
+        limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 16}
+        return _json({"url": self._server.gateway_url, "shards": 1, "session_start_limit": limit})
+
+    # -- the gateway
+
+    async def _gateway(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(compress=False, timeout=1.0)
+        if not socket.can_prepare(request).ok:
+            return web.Response(status=426, text="This is a gateway; speak websocket.\n")
+        await socket.prepare(request)
+        await Bot(self, self._server, socket, request.query.get("compress") == "zlib-stream").run()
+        return socket
+
+
+class Bot:
+    """One bot's connection to the main gateway."""
+
+    def __init__(self, gateway: MainGateway, server: VoiceServer, socket: web.WebSocketResponse, zipped: bool) -> None:
+        self._gateway = gateway
+        self._server = server
+        self._socket = socket
+        self._zip = zlib.compressobj() if zipped else None
+        self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._sequence = 0
+        self._session_id = secrets.token_hex(16)
+        self.user_id = 0
+        self.signalling = LocalSignalling(server, 0)
+
+    async def run(self) -> None:
+        """Serve until either side closes."""
+        writer = asyncio.get_running_loop().create_task(self._write())
+        self._say(HELLO, {"heartbeat_interval": HEARTBEAT_MS, "_trace": []})
+        try:
+            async for message in self._socket:
+                if message.type is aiohttp.WSMsgType.TEXT and not await self._take(message.data):
+                    return
+        finally:
+            writer.cancel()
+            if self._gateway.bots.get(self.user_id) is self:
+                del self._gateway.bots[self.user_id]
+
+    # -- as the receiver of the local signalling
+
+    def voice_state_update(self, data: Mapping[str, Any]) -> None:
+        """The bot's voice state changed: all bots of the guild hear of it."""
+        channel_id = int(data["channel_id"]) if data["channel_id"] else None
+        for bot in self._gateway.bots.values():
+            bot.dispatch("VOICE_STATE_UPDATE", voice_state(self.user_id, channel_id, data["session_id"]))
+
+    def voice_server_update(self, data: Mapping[str, Any]) -> None:
+        """The bot's voice server changed."""
+        self.dispatch("VOICE_SERVER_UPDATE", dict(data))
+
+    def dispatch(self, name: str, data: dict[str, Any]) -> None:
+        """Send an event."""
+        self._sequence += 1
+        self._say(DISPATCH, data, t=name, s=self._sequence)
+
+    # -- inside
+
+    async def _write(self) -> None:
+        with contextlib.suppress(ConnectionError, aiohttp.ClientError, RuntimeError):
+            while True:
+                text = json.dumps(await self._outbox.get(), separators=(",", ":"))
+                if self._zip is None:
+                    await self._socket.send_str(text)
+                else:
+                    await self._socket.send_bytes(
+                        self._zip.compress(text.encode()) + self._zip.flush(zlib.Z_SYNC_FLUSH)
+                    )
+
+    def _say(self, op: int, d: Any, t: str | None = None, s: int | None = None) -> None:
+        self._outbox.put_nowait({"op": op, "d": d, "t": t, "s": s})
+
+    async def _take(self, text: str) -> bool:
+        try:
+            message = read_envelope(text)
+        except MalformedFrame:
+            await self._socket.close(code=DECODE_ERROR)
+            return False
+        op, d = message["op"], message.get("d")
+        if op == HEARTBEAT:
+            self._say(HEARTBEAT_ACK, None)
+        elif op == IDENTIFY and isinstance(d, dict):
+            self._log_in(str(d.get("token", "")).removeprefix("Bot "))
+        elif op == RESUME:
+            self._log_in(str(d.get("token", "")).removeprefix("Bot ") if isinstance(d, dict) else "", resumed=True)
+        elif not self.user_id:
+            await self._socket.close(code=NOT_AUTHENTICATED)
+            return False
+        elif op == VOICE_STATE and isinstance(d, dict):
+            await self._voice_state(d)
+        return True
+
+    def _log_in(self, token: str, *, resumed: bool = False) -> None:
+        self.user_id = self._gateway.user_of(token)
+        before = self._gateway.bots.get(self.user_id)
+        if resumed and before is not None:
+            self.signalling = before.signalling
+        else:
+            self.signalling = LocalSignalling(self._server, self.user_id)
+        self.signalling.attach(self)
+        self._gateway.bots[self.user_id] = self
+        if resumed:
+            self.dispatch("RESUMED", {})
+            return
+        ready = {
+            "v": 10,
+            "user": user(self.user_id),
+            "session_id": self._session_id,
+            "resume_gateway_url": self._server.gateway_url,
+            "guilds": [{"id": str(GUILD_ID), "unavailable": True}],
+            "application": {"id": str(self.user_id), "flags": 0},
+            "shard": [0, 1],
+            "private_channels": [],
+            "relationships": [],
+            "_trace": [],
+        }
+        self.dispatch("READY", ready)
+        self.dispatch("GUILD_CREATE", guild(self.user_id, self._gateway.voice_states()))
+
+    async def _voice_state(self, d: Mapping[str, Any]) -> None:
+        channel_id = int(d["channel_id"]) if d.get("channel_id") else None
+        mute, deaf = bool(d.get("self_mute")), bool(d.get("self_deaf"))
+        if channel_id is None or channel_id in CHANNEL_IDS:  # a channel that is not there is answered with silence
+            await self.signalling.update_voice_state(GUILD_ID, channel_id, self_mute=mute, self_deaf=deaf)
+
+
+def user(user_id: int) -> dict[str, Any]:
+    """A bot user, as REST and gateway show it."""
+    return {
+        "id": str(user_id),
+        "username": f"bot-{user_id}",
+        "discriminator": "0",
+        "global_name": None,
+        "avatar": None,
+        "bot": True,
+        "mfa_enabled": False,
+        "verified": True,
+        "email": None,
+        "flags": 0,
+        "public_flags": 0,
+    }
+
+
+def member(user_id: int) -> dict[str, Any]:
+    """A guild member."""
+    joined = "2026-01-01T00:00:00.000000+00:00"
+    return {
+        "user": user(user_id),
+        "nick": None,
+        "roles": [],
+        "joined_at": joined,
+        "deaf": False,
+        "mute": False,
+        "flags": 0,
+    }
+
+
+def voice_state(user_id: int, channel_id: int | None, session_id: str) -> dict[str, Any]:
+    """A voice state of the guild."""
+    return {
+        "guild_id": str(GUILD_ID),
+        "channel_id": str(channel_id) if channel_id else None,
+        "user_id": str(user_id),
+        "member": member(user_id),
+        "session_id": session_id,
+        "deaf": False,
+        "mute": False,
+        "self_deaf": False,
+        "self_mute": False,
+        "self_video": False,
+        "suppress": False,
+        "request_to_speak_timestamp": None,
+    }
+
+
+def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The guild, as a bot that logs in gets it."""
+    everyone = {
+        "id": str(GUILD_ID),
+        "name": "@everyone",
+        "permissions": str((1 << 40) - 1),
+        "position": 0,
+        "color": 0,
+        "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
+        "hoist": False,
+        "managed": False,
+        "mentionable": False,
+        "flags": 0,
+    }
+    channels: list[dict[str, Any]] = [
+        {
+            "id": str(channel_id),
+            "type": 2,
+            "guild_id": str(GUILD_ID),
+            "name": f"voice-{number}",
+            "position": number,
+            "permission_overwrites": [],
+            "bitrate": 64_000,
+            "user_limit": 0,
+            "parent_id": None,
+            "nsfw": False,
+            "rtc_region": None,
+        }
+        for number, channel_id in enumerate(CHANNEL_IDS, 1)
+    ]
+    lists = ("emojis", "stickers", "threads", "presences", "stage_instances", "guild_scheduled_events", "features")
+    nothing = ("afk_channel_id", "system_channel_id", "rules_channel_id", "public_updates_channel_id", "icon", "splash")
+    return {
+        **{name: [] for name in lists},
+        **dict.fromkeys((*nothing, "banner", "description", "discovery_splash", "vanity_url_code")),
+        "id": str(GUILD_ID),
+        "name": "local",
+        "owner_id": str(user_id),
+        "member_count": 1,
+        "large": False,
+        "unavailable": False,
+        "joined_at": "2026-01-01T00:00:00.000000+00:00",
+        "afk_timeout": 300,
+        "verification_level": 0,
+        "default_message_notifications": 0,
+        "explicit_content_filter": 0,
+        "mfa_level": 0,
+        "system_channel_flags": 0,
+        "premium_tier": 0,
+        "premium_progress_bar_enabled": False,
+        "nsfw_level": 0,
+        "preferred_locale": "en-US",
+        "roles": [everyone],
+        "channels": channels,
+        "members": [member(user_id)],
+        "voice_states": voice_states,
+    }
+
+
+def _json(data: dict[str, Any], status: int = 200) -> web.Response:
+    """As Discord answers: some libraries compare the content type to the letter."""
+    return web.Response(body=json.dumps(data).encode(), status=status, headers={"Content-Type": "application/json"})
+
+
+def _token(request: web.Request) -> str | None:
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if kind == "Bot" and token else None
