@@ -22,7 +22,7 @@ from voicegw.tables.load import flattened, load_table, table_names
 from voicegw.tables.machine import Engine
 from voicegw.tables.model import Table
 
-TESTS = ("tests/test_session.py", "tests/test_session_properties.py")
+TESTS = ("tests/test_session.py", "tests/test_golden.py")
 QUICK = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1", "-W", "ignore")
 AT_ONCE = 2
 

@@ -124,6 +124,8 @@ class Chaos:
             line = f"{transition.at:.6f} {transition.machine} {transition.before} {transition.event} {transition.after}"
             self._hash.update(line.encode())
             run.tail.append(line)
+        for at, effect in world.effects:
+            self._hash.update(f"{at:.6f} {effect!r}".encode())
         del run.tail[:-50]
         run.virtual_s = world.now - begin
         run.trace_hash = self._hash.hexdigest()
