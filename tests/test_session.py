@@ -275,6 +275,7 @@ def test_a_server_without_a_known_mode_is_left_for_good() -> None:
     world.unanswered.add("SendIdentify")
     world.join()
     world.server(ReadyReceived(1, MEDIA, 1, ("xsalsa20_poly1305",)))
+    assert world.sent(CloseSocket) == [CloseSocket(1000)]
     world.until(lambda: world.states["call"] == "closed", 10)
     assert isinstance(last_error(world), NoCommonMode)
     assert world.sent(OpenUdp) == []
@@ -285,6 +286,7 @@ def test_an_inner_media_address_is_left_for_good() -> None:
     world.unanswered.add("SendIdentify")
     world.join()
     world.server(ReadyReceived(1, "10.0.0.1", 1, PREFERRED_MODES))
+    assert world.sent(CloseSocket) == [CloseSocket(1000)]
     world.until(lambda: world.states["call"] == "closed", 10)
     assert world.sent(OpenUdp) == []
 
@@ -300,6 +302,7 @@ def test_a_session_description_that_does_not_fit(mode: str | None, version: int,
     world.join()
     world.server(world.description(mode))
     assert world.sent(UseKey) == []
+    assert world.sent(CloseSocket) == [CloseSocket(1000)]
     world.until(lambda: world.states["call"] == "closed", 10)
     assert isinstance(last_error(world), error)
 
@@ -672,6 +675,46 @@ def test_an_abandoned_join_leaves_and_an_abandoned_move_does_not() -> None:
     world.feed(JoinRequested(99))
     world.feed(JoinAbandoned(late))
     assert world.states["call"] == "connected"
+
+
+def test_a_call_that_never_began_can_be_left() -> None:
+    world = World()
+    world.feed(LeaveRequested())
+    assert world.states["call"] == "closed"
+    assert last_error(world) is None
+    assert world.sent(SendVoiceState) == []
+
+
+def test_a_sender_that_comes_before_the_session_description_is_used() -> None:
+    world = World()
+    world.unanswered.add("SendSelectProtocol")
+    world.join()
+    world.server(ExternalSenderReceived(b"early"))
+    world.server(world.description())
+    groups = [effect.external_sender for effect in world.sent(CreateGroup) if isinstance(effect, CreateGroup)]
+    assert groups == [b"early"]
+
+
+def test_a_session_description_can_change_the_version() -> None:
+    world = ready(policy=E2EEPolicy.ALLOW)
+    world.feed(SpeechStarted())
+    world.dave_protocol_version = 0
+    world.server(world.description())
+    assert world.states["dave"] == "clear.only"
+    assert world.sent(DropGroup) == [DropGroup()]
+    assert world.sent(SetPassthrough)[-1] == SetPassthrough(allowed=True, expiry_s=0)
+    assert world.sent(ReleaseStream)[-1] == ReleaseStream(encrypted=False)
+    groups = len(world.sent(CreateGroup))
+    world.server(world.description())
+    assert (world.states["dave"], len(world.sent(CreateGroup))) == ("clear.only", groups)
+    world.dave_protocol_version = 1
+    world.server(world.description())
+    assert world.states["speech"] == "held"
+    assert len(world.sent(CreateGroup)) == groups + 1
+    world.settle()
+    assert world.states["dave"] == "active"
+    world.server(world.description())
+    assert len(world.sent(CreateGroup)) == groups + 1
 
 
 @pytest.mark.parametrize("machine_state", ["joining.asking", "connecting", "connected"])

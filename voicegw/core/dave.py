@@ -144,10 +144,6 @@ class DaveSession(MachineSession):
         self.rejected.clear()
         self.shared.effects.append(DropGroup())
 
-    def note_version(self, event: E2eeAgreed | TransitionPrepared) -> None:
-        """The DAVE version in force."""
-        self.version = event.protocol_version
-
     def note_next_version(self, event: EpochPrepared | TransitionPrepared) -> None:
         """The DAVE version of the epoch to come."""
         self.version = event.protocol_version
