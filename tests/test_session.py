@@ -6,6 +6,7 @@ import pytest
 
 from voicegw.effects import (
     AbortSocket,
+    ApplyProposals,
     Closed,
     CloseSocket,
     Connected,
@@ -14,6 +15,7 @@ from voicegw.effects import (
     DropKey,
     EncryptionChanged,
     HoldStream,
+    MapSsrc,
     Moved,
     Notice,
     OpenSocket,
@@ -21,6 +23,7 @@ from voicegw.effects import (
     Reconnecting,
     ReleaseStream,
     Resumed,
+    SendCommitWelcome,
     SendDiscovery,
     SendHeartbeat,
     SendIdentify,
@@ -43,6 +46,7 @@ from voicegw.errors import (
     E2EEError,
     E2EERequired,
     EventNotAllowed,
+    InvalidEndpoint,
     Kicked,
     NoCommonMode,
     SignallingError,
@@ -52,6 +56,7 @@ from voicegw.errors import (
 )
 from voicegw.events import (
     CommitIgnored,
+    CommitMade,
     DeadlinePassed,
     Event,
     FrameRejected,
@@ -86,9 +91,12 @@ from voicegw.wire.payloads import (
     ExternalSenderReceived,
     HeartbeatRequested,
     HelloReceived,
+    ProposalsReceived,
     ReadyReceived,
+    SpeakingReceived,
     TransitionExecuted,
     TransitionPrepared,
+    VideoReceived,
     WelcomeReceived,
 )
 
@@ -715,6 +723,74 @@ def test_a_session_description_can_change_the_version() -> None:
     assert world.states["dave"] == "active"
     world.server(world.description())
     assert len(world.sent(CreateGroup)) == groups + 1
+
+
+def test_a_foreign_endpoint_is_left_without_a_dial() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("s")))
+    world.feed(VoiceServerUpdated(Secret("t"), "example.com"))
+    world.settle()
+    assert world.states["call"] in ("leaving", "closed")
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert isinstance(last_error(world), InvalidEndpoint)
+    asked = [effect.channel_id for effect in world.sent(SendVoiceState) if isinstance(effect, SendVoiceState)]
+    assert asked == [CHANNEL, None]
+    assert world.sent(OpenSocket) == []
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("t"), "example.com"))
+    assert world.states["gateway"] == "closed.closing"
+
+
+def test_null_endpoints_end_with_a_word_and_a_leave() -> None:
+    world = ready(max_attempts=2)
+    world.feed(VoiceServerUpdated(Secret("null"), None))
+    assert world.states["gateway"] in ("closed.closing", "closed.down")
+    assert isinstance(noticed(world, Reconnecting)[-1], Reconnecting)
+    world.feed(VoiceServerUpdated(Secret("null again"), None))
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert isinstance(last_error(world), ConnectionFailed)
+    assert world.sent(SendVoiceState)[-1] == SendVoiceState(None)
+
+
+def test_a_token_from_before_a_null_endpoint_is_never_used_again() -> None:
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("null"), None))
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("another session")))
+    world.settle()
+    assert world.states["call"] == "waiting.endpoint"
+    assert len(world.sent(OpenSocket)) == 1
+
+
+def test_a_heart_that_dies_while_resuming_ends_the_resume() -> None:
+    world = World()
+    world.heartbeat_interval_s = 1.0
+    world.join()
+    world.unanswered |= {"SendHeartbeat", "SendResume", "SendVoiceState"}
+    world.server(SocketClosed(1006), numbered=False)
+    assert world.until(lambda: world.states["call"] == "joining.asking", 10) == pytest.approx(3.0, abs=1.1)
+    assert world.states["gateway"] == "closed.down"
+    assert world.sent(AbortSocket) != []
+    assert world.sent(DropKey) != []
+
+
+def test_both_opcodes_that_name_an_ssrc_map_it() -> None:
+    world = ready()
+    world.server(SpeakingReceived(OTHER, 5, 1))
+    world.server(VideoReceived(OTHER, 6))
+    world.server(VideoReceived(OTHER, 0))
+    assert world.sent(MapSsrc) == [MapSsrc(5, OTHER), MapSsrc(6, OTHER)]
+
+
+def test_our_commit_is_sent() -> None:
+    world = ready()
+    world.server(ProposalsReceived(revoke=False, data=b"\0"))
+    (proposals,) = world.sent(ApplyProposals)
+    assert isinstance(proposals, ApplyProposals)
+    assert proposals.known_users == {USER, OTHER}
+    world.feed(CommitMade(b"commit and welcome"))
+    assert world.sent(SendCommitWelcome) == [SendCommitWelcome(b"commit and welcome")]
 
 
 @pytest.mark.parametrize("machine_state", ["joining.asking", "connecting", "connected"])
