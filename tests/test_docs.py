@@ -96,7 +96,7 @@ async def test_the_readmes_framework_example_runs(
 
     monkeypatch.chdir(tmp_path)
     program = EXAMPLES[1].replace(
-        "from voicegw.frameworks.discord_py import VoiceClient  # or .nextcord, .disnake\n", ""
+        "from voicegw.frameworks.discord_py import VoiceClient  # or .py_cord, .nextcord, .disnake\n", ""
     )
     namespace: dict[str, Any] = {"VoiceClient": connected_class(server)}
     exec(compile(program, "README.md", "exec"), namespace)

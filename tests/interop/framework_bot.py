@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""A bot of discord.py, nextcord or disnake, unmodified, that uses voicegw for its voice.
+"""A bot of discord.py, py-cord, nextcord or disnake, unmodified, that uses voicegw for its voice.
 
 Run by the interpreter of an environment that has the framework and voicegw, with what it needs as JSON. It logs in,
 joins the first voice channel, plays a tone and records; then it moves and is kicked by the test. It prints a line of
@@ -20,7 +20,7 @@ CALL = json.loads(sys.argv[1])
 discord = importlib.import_module(CALL["module"])
 protocol = importlib.import_module(f"voicegw.frameworks.{CALL['adapter']}")
 
-discord.http.Route.BASE = CALL["api"]
+discord.http.Route.BASE = discord.http.Route.API_BASE_URL = CALL["api"]
 discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(CALL["gateway"])
 
 

@@ -35,6 +35,7 @@ class Framework:
 
 FRAMEWORKS = [
     Framework("discord.py", "discord", "discord_py"),
+    Framework("py-cord", "discord", "py_cord"),
     Framework("nextcord", "nextcord", "nextcord"),
     Framework("disnake", "disnake", "disnake"),
 ]

@@ -1,4 +1,4 @@
-"""What discord.py, nextcord and disnake have in common: `VoiceProtocol`, and a guild that sends op 4."""
+"""What discord.py, py-cord, nextcord and disnake have in common: `VoiceProtocol`, and a guild that sends op 4."""
 
 from __future__ import annotations
 

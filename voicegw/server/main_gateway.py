@@ -50,6 +50,7 @@ class MainGateway:
             web.get(f"{API}/users/@me", self._me),
             web.get(f"{API}/oauth2/applications/@me", self._application),
             web.get(f"{API}/applications/@me", self._application),
+            web.get(f"{API}/soundboard-default-sounds", self._sounds),
             web.get(f"{API}/gateway", self._where),
             web.get(f"{API}/gateway/bot", self._where),
         ]
@@ -100,6 +101,9 @@ class MainGateway:
             "flags": 0,
         }
         return _json(application)
+
+    async def _sounds(self, request: web.Request) -> web.Response:
+        return _json([])
 
     async def _where(self, request: web.Request) -> web.Response:
         limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 16}
@@ -338,7 +342,7 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _json(data: dict[str, Any], status: int = 200) -> web.Response:
+def _json(data: object, status: int = 200) -> web.Response:
     """As Discord answers: some libraries compare the content type to the letter."""
     return web.Response(body=json.dumps(data).encode(), status=status, headers={"Content-Type": "application/json"})
 
