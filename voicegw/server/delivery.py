@@ -76,6 +76,7 @@ class DeliveryService:
         self._leaves: list[int | None] = []
         self._keys: dict[int, bytes] = {}
         self._awaited: dict[int, Transition] = {}
+        self._welcomed: dict[int, int] = {}
         self._last_transition = 0
         self.epoch = 0
         self.protocol_version = PROTOCOL_VERSION
@@ -125,20 +126,13 @@ class DeliveryService:
         if user_id not in self._users or self.protocol_version == 0:
             return []
         deliveries = self._revoke_add(user_id)
-        messages: list[Proposal] = []
-        if user_id in self.members:
-            deliveries += self._set_aside(user_id)
-            if not self._able:
-                self._packages[user_id] = package
-                return deliveries + self._begin_anew()
-            if not any(proposal.user_id == user_id for proposal in self._proposals.values()):
-                messages.append(self._removal(user_id))
         self._packages[user_id] = package
+        if user_id in self.members:
+            self._recovering.add(user_id)
+            return deliveries + self._stop_waiting_for(user_id, but=self._owed(user_id)) + self._readmit()
         if self.epoch == 0:
-            in_flight = [proposal for proposal in self._proposals.values() if proposal.user_id != user_id]
-            deliveries += self._tell([user_id], in_flight)
-        messages.append(self._addition(user_id, package))
-        return deliveries + self._propose(messages)
+            deliveries += self._tell([user_id], list(self._proposals.values()))
+        return deliveries + self._propose([self._addition(user_id, package)])
 
     def commit_welcome(self, user_id: int, data: bytes) -> list[Delivery]:
         """Op 28: the first commit that fits wins; others are dropped and counted."""
@@ -156,22 +150,28 @@ class DeliveryService:
         if transition is None:
             return []
         transition.waiting.discard(user_id)
-        return [] if transition.waiting else self._execute(transition_id)
+        return ([] if transition.waiting else self._execute(transition_id)) + self._readmit()
 
     def transition_timeout(self) -> list[Delivery]:
         """Some were not ready in time: the transitions are executed all the same."""
         newest = self.transition_id
-        return [] if newest is None else self._execute(newest)
+        return [] if newest is None else self._execute(newest) + self._readmit()
 
     def invalid_commit(self, user_id: int, transition_id: int) -> list[Delivery]:
         """Op 31: the user could not follow; its next key package takes it out and in again."""
-        return self._set_aside(user_id) if user_id in self.members else []
+        if user_id not in self.members:
+            return []
+        self._recovering.add(user_id)
+        self._packages.pop(user_id, None)
+        owed = self._owed(user_id)
+        return self._stop_waiting_for(user_id, but=None if owed == transition_id else owed)
 
     def leave(self, user_id: int) -> list[Delivery]:
         """A user left the channel."""
         self._users.discard(user_id)
         self._packages.pop(user_id, None)
         self._recovering.discard(user_id)
+        self._welcomed.pop(user_id, None)
         deliveries = self._stop_waiting_for(user_id) + self._revoke_add(user_id)
         if self.epoch == 0:
             return deliveries
@@ -300,6 +300,7 @@ class DeliveryService:
         header = number.to_bytes(2, "big")
         announce = Opcode.MLS_ANNOUNCE_COMMIT_TRANSITION
         deliveries = [Delivery(user, announce, header + commit.data) for user in told]
+        self._welcomed.update((package.user_id, number) for package in added)
         if welcome is not None:
             deliveries += [
                 Delivery(package.user_id, Opcode.MLS_WELCOME, header + filter_welcome(welcome, package.ref))
@@ -331,17 +332,37 @@ class DeliveryService:
                 break
         return deliveries
 
-    def _stop_waiting_for(self, user_id: int) -> list[Delivery]:
+    def _stop_waiting_for(self, user_id: int, but: int | None = None) -> list[Delivery]:
         return [
             delivery
             for transition_id in tuple(self._awaited)
+            if transition_id != but
             for delivery in self.transition_ready(user_id, transition_id)
         ]
 
-    def _set_aside(self, user_id: int) -> list[Delivery]:
-        """A member that does not follow the group: its next key package takes it out and in again."""
-        self._recovering.add(user_id)
-        return self._stop_waiting_for(user_id)
+    def _owed(self, user_id: int) -> int | None:
+        """The user's Welcome that it has neither taken nor refused yet."""
+        transition = self._awaited.get(self._welcomed.get(user_id, IMMEDIATE))
+        return self._welcomed[user_id] if transition is not None and user_id in transition.waiting else None
+
+    def _readmit(self) -> list[Delivery]:
+        """Take out and in again who lost the group and has offered a key package since.
+
+        Not while a Welcome for an older key package is under way: the user will refuse it and drop the newer key
+        package too, and so on without end. Its answer, or the end of the wait, comes first.
+        """
+        lost = self._recovering & self.members & self._packages.keys()
+        if lost and not self._able:
+            return self._begin_anew()
+        added = {proposal.user_id for proposal in self._proposals.values() if proposal.key_package is not None}
+        removed = {proposal.user_id for proposal in self._proposals.values() if proposal.leaf >= 0}
+        proposals: list[Proposal] = []
+        for user_id in sorted(lost - added):
+            if self._owed(user_id) is None:
+                if user_id not in removed:
+                    proposals.append(self._removal(user_id))
+                proposals.append(self._addition(user_id, self._packages[user_id]))
+        return self._propose(proposals)
 
     def _leave_alone(self) -> list[Delivery]:
         """One member is left: its group ends, and it offers a key package for the next."""
@@ -362,6 +383,7 @@ class DeliveryService:
         self._proposals.clear()
         self._recovering.clear()
         self._awaited.clear()
+        self._welcomed.clear()
 
     def _begin_anew(self) -> list[Delivery]:
         """Nobody is left that could commit: all who have offered a key package begin another group."""

@@ -101,7 +101,8 @@ class Chaos:
         self._choice = random.Random(f"choice {seed}")  # noqa: S311
         policy = self._choice.choice(list(E2EEPolicy)[:2])
         others = (OTHER,) if self._choice.random() < 0.8 else ()
-        self.world = World(Options(policy=policy), others=others, latency_s=self._network.choice((0.0, 0.02, 0.3, 2.0)))
+        options = Options(policy=policy, max_attempts=self._choice.choice((2, 3, 12)))
+        self.world = World(options, others=others, latency_s=self._network.choice((0.0, 0.02, 0.3, 2.0)))
         self.world.dave_protocol_version = 0 if policy is E2EEPolicy.ALLOW and self._network.random() < 0.3 else 1
         self.world.on_event = self._count
         self._past: list[Event | Stamped] = []
