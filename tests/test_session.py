@@ -961,6 +961,19 @@ def test_a_group_that_ends_while_speech_drains_holds_the_stream() -> None:
     assert world.states["speech"] == "held"
 
 
+def test_the_silence_after_a_speech_is_encrypted_when_the_group_comes_meanwhile() -> None:
+    world = World(Options(policy=E2EEPolicy.ALLOW))
+    world.dave_protocol_version = 0
+    world.join()
+    world.unanswered.add("DrainStream")
+    world.feed(SpeechStarted())
+    world.server(EpochPrepared(1, 1))
+    world.feed(SpeechEnded())
+    world.settle()
+    assert (world.states["dave"], world.states["speech"]) == ("active", "draining")
+    assert world.sent(ReleaseStream) == [ReleaseStream(encrypted=False), ReleaseStream(encrypted=True)]
+
+
 def test_what_was_held_can_end_unsaid() -> None:
     world = World()
     world.unanswered.add("SendKeyPackage")
