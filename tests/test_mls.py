@@ -150,6 +150,47 @@ def test_vectors_there_and_back(content: bytes) -> None:
     assert reader.ended
 
 
+@pytest.mark.parametrize("content", [b"", b"a", bytes(63), bytes(64), bytes(0x3FFF), bytes(0x4000)], ids=len)
+def test_a_length_has_one_form_only(content: bytes) -> None:
+    """RFC 9420, section 2.1.2: a longer form than needed is malformed."""
+    forms = [
+        (mark << (8 * width - 2) | len(content)).to_bytes(width, "big") + content
+        for mark, width in enumerate((1, 2, 4))
+        if len(content) < 1 << (8 * width - 2)
+    ]
+    assert forms[0] == mls.vector(content)
+    assert mls.Reader(forms[0]).vector() == content
+    for longer in forms[1:]:
+        with pytest.raises(GroupError, match="shortest"):
+            mls.Reader(longer).vector()
+    with pytest.raises(GroupError, match="invalid length"):
+        mls.Reader(b"\xc0" + bytes(16)).vector()
+
+
+def test_an_optional_is_there_or_not() -> None:
+    assert [mls.Reader(bytes((value,))).flag() for value in (0, 1)] == [False, True]
+    with pytest.raises(GroupError):
+        mls.Reader(b"\2").flag()
+
+
+def test_a_key_that_nobody_could_encrypt_to_is_refused() -> None:
+    """The points themselves: a signature over a bad one would be the owner's own."""
+    good = data(VECTORS["mls_key_package"]["key_package"])
+    for name in ("init_public", "encryption_public", "signature_public"):
+        point = data(VECTORS["mls_key_package"][name])
+        compressed = bytes((2 + point[-1] % 2,)) + point[1:33]
+        for bad in (compressed, bytes(65), b"", point[:64] + bytes((point[64] ^ 1,))):
+            with pytest.raises(GroupError, match="no point"):
+                parse_key_package(good.replace(mls.vector(point), mls.vector(bad)))
+
+
+def test_a_welcome_has_one_secret_for_each() -> None:
+    welcome = parse_welcome(data(TRANSCRIPT["welcome"]["full"]))
+    secret = next(iter(welcome.secrets.values()))
+    with pytest.raises(GroupError, match="two secrets"):
+        parse_welcome(mls.SUITE + mls.vector(secret * 2) + mls.vector(welcome.group_info))
+
+
 def test_a_real_library_takes_our_proposals() -> None:
     sender = ExternalSender()
     alice, bob = davey.DaveSession(1, 1, CHANNEL), davey.DaveSession(1, 2, CHANNEL)

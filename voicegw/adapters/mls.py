@@ -2,6 +2,10 @@
 
 davey holds group, sender key and everybody's receiver keys in one object. A new group is a new object, and the one
 before it is kept for 10 s, so that frames that were under way can still be heard.
+
+Three of its ways are dealt with here. It forgets the Welcome unless the last message it was fed has every Add of the
+epoch. It keeps one copy of an Add for each time it was fed, and a revocation takes only one away. And when a commit of
+its own is announced it applies the last one that it made, whichever was announced.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from voicegw.events import (
     ProposalsRejected,
 )
 from voicegw.wire.dave_frames import is_dave_frame
-from voicegw.wire.mls import ProposalMessage, join_messages, parse_proposal_messages, parse_proposal_refs
+from voicegw.wire.mls import ProposalMessage, join_messages, join_refs, parse_proposal_messages, parse_proposal_refs
 from voicegw.wire.rtp import SILENCE_FRAME
 
 OLD_GROUP_S = 10.0
@@ -38,6 +42,8 @@ class MlsGroup:
         self._previous: davey.DaveSession | None = None
         self._previous_until = 0.0
         self._adds: dict[bytes, ProposalMessage] = {}
+        self._commit = b""
+        self._older_commits: set[bytes] = set()
         self._passthrough = SetPassthrough(allowed=False, expiry_s=0)
 
     @property
@@ -63,7 +69,7 @@ class MlsGroup:
         """Begin a new group."""
         self._retire()
         self._session = davey.DaveSession(effect.protocol_version, self._user_id, effect.channel_id)
-        self._adds.clear()
+        self._forget_epoch()
         if effect.external_sender is not None:
             self.set_external_sender(effect.external_sender)
         return [KeyPackageMade(self._session.get_serialized_key_package())]
@@ -81,25 +87,31 @@ class MlsGroup:
         """Apply them and commit."""
         if self._session is None:
             return [ProposalsRejected(effect.revoke, effect.data, "no group")]
-        operation = davey.ProposalsOperationType.revoke if effect.revoke else davey.ProposalsOperationType.append
-        known = sorted(effect.known_users)
+        kinds, known = davey.ProposalsOperationType, sorted(effect.known_users)
         try:
-            result = self._session.process_proposals(operation, effect.data, known)
+            result = self._session.process_proposals(
+                kinds.revoke if effect.revoke else kinds.append, effect.data, known
+            )
             self._note_adds(effect)
             if result is not None and result.welcome is None and self._adds:
-                # davey forgets the Welcome unless the last message it was fed has every Add of the epoch.
                 adds = join_messages(message.data for message in self._adds.values())
-                result = self._session.process_proposals(davey.ProposalsOperationType.append, adds, known) or result
+                self._session.process_proposals(kinds.revoke, join_refs(self._adds))
+                result = self._session.process_proposals(kinds.append, adds, known)
         except (ValueError, GroupError) as error:
             return [ProposalsRejected(effect.revoke, effect.data, str(error))]
         if result is None:
             return []
+        if self._commit:
+            self._older_commits.add(self._commit)
+        self._commit = result.commit
         return [CommitMade(result.commit + (result.welcome or b""))]
 
     def apply_commit(self, effect: ApplyCommit) -> list[Event]:
         """Apply a commit, ours or another's."""
         if self._session is None:
             return [CommitIgnored(effect.transition_id)]
+        if effect.commit in self._older_commits:
+            return [GroupRejected(effect.transition_id, "our own commit, but not the last one that was made")]
         try:
             self._session.process_commit(effect.commit)
         except ValueError as error:
@@ -128,7 +140,7 @@ class MlsGroup:
         """Forget the group and its keys."""
         self._session = None
         self._previous = None
-        self._adds.clear()
+        self._forget_epoch()
         self._passthrough = SetPassthrough(allowed=False, expiry_s=0)
 
     # frames
@@ -172,7 +184,7 @@ class MlsGroup:
 
     def _joined(self, transition_id: int) -> list[Event]:
         assert self._session is not None
-        self._adds.clear()
+        self._forget_epoch()
         self.set_passthrough(self._passthrough)
         return [GroupJoined(transition_id, self.epoch, self._session.voice_privacy_code or "")]
 
@@ -181,6 +193,11 @@ class MlsGroup:
             self._previous = self._session
             self._previous_until = self._now() + OLD_GROUP_S
         self._session = None
+
+    def _forget_epoch(self) -> None:
+        self._adds.clear()
+        self._commit = b""
+        self._older_commits.clear()
 
     def _note_adds(self, effect: ApplyProposals) -> None:
         if effect.revoke:
