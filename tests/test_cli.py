@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CAROL, CHANNEL, GUILD
 from voicegw.cli import main
+from voicegw.server import VoiceServer
 from voicegw.tables.load import table_names
 
 ROOT = Path(__file__).parent.parent
@@ -364,7 +365,23 @@ async def test_join_refuses_a_server_without_e2ee_unless_allowed(tmp_path: Path)
 
 
 @pytest.mark.loopback
-async def test_join_says_that_nobody_listens(tmp_path: Path) -> None:
+async def test_join_says_at_once_why_it_cannot_come_back(tmp_path: Path) -> None:
+    """There is no main gateway to ask for another pair."""
+    async with VoiceServer() as server:
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(server.ca_pem)
+        async with running(*joining({"endpoint": server.endpoint, "ca": str(ca)}, ALICE)) as process:
+            refused = await finish(process)
+        async with running(*joining({"endpoint": "127.0.0.1:9", "ca": str(ca)}, ALICE)) as process:
+            unreachable = await finish(process)
+    assert refused.code == unreachable.code == 1
+    assert "session no longer valid (close code 4006)" in refused.result["errors"][0]
+    assert unreachable.result["errors"] == ["the voice server cannot be reached: Connection refused"]
+    assert refused.result["states"].count("connecting.dialling") == 1
+
+
+@pytest.mark.loopback
+async def test_join_says_that_a_file_is_missing(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         served = {"endpoint": f"127.0.0.1:{unused.getsockname()[1]}", "ca": str(tmp_path / "none.pem")}
@@ -379,8 +396,9 @@ def test_join_wants_a_token(capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     arguments = joining({"endpoint": "127.0.0.1:1", "ca": "ca.pem"}, ALICE)
     at = arguments.index("--token")
     done = call(capfd, *arguments[:at], *arguments[at + 2 :])
-    assert done.code == 1
-    assert "VOICEGW_TOKEN" in done.err
+    assert done.code == 2
+    assert "required: --token" in done.err
+    assert "VOICEGW_TOKEN" in call(capfd, "join", "--help").out
 
 
 def test_join_does_not_show_the_token_in_its_help(

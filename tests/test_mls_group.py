@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from tests.conftest import VECTORS
 from tests.test_delivery import CHANNEL, World
 from voicegw.adapters.mls import OLD_GROUP_S, MlsGroup
 from voicegw.effects import ApplyCommit, ApplyProposals, ApplyWelcome, CreateGroup, SetPassthrough
@@ -115,3 +118,20 @@ def test_an_external_sender_that_is_none_leaves_the_group_without() -> None:
     group.set_external_sender(b"before any group")
     group.create(CreateGroup(1, CHANNEL, b"no external sender"))
     assert group.ready is False
+
+
+@pytest.mark.parametrize("case", VECTORS["dave_nonce_tracking"]["replay"], ids=lambda case: str(case["received"][:4]))
+def test_a_frame_is_taken_once_in_whatever_order(case: dict[str, Any]) -> None:
+    """The numbers are the nonces as the sender counts them; ours begins with 1."""
+    world = two()
+    alice, bob = (world.members[user].group for user in (1, 2))
+    first = 1 if 0 in case["received"] else 0
+    frames = [b""] + [alice.encrypt(FRAME) for _ in range(max(case["received"]) + first)]
+
+    def taken(number: int) -> bool:
+        try:
+            return bob.decrypt(1, frames[number + first]) == FRAME
+        except GroupError:
+            return False
+
+    assert [taken(number) for number in case["received"]] == case.get("accepted_davey", case["accepted"])

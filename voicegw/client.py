@@ -110,8 +110,9 @@ class VoiceClient:
     All methods belong to the running event loop. `policy` says whether speech may leave without end-to-end
     encryption: "require" (never), "allow" (where the server has none), "off" (not even offered). `modes` are the
     transport encryptions to use. `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an
-    address for a voice server of your own; `ssl_context` replaces the trust altogether. `names_channel` adds the
-    channel to Identify, as version 9 of the gateway does.
+    address for a voice server of your own; `ssl_context` replaces the trust altogether. `max_attempts` voice sessions
+    in a row may fail before the call is given up. `names_channel` adds the channel to Identify, as version 9 of the
+    gateway does.
     `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`.
     """
 
@@ -130,6 +131,7 @@ class VoiceClient:
         allow_private_media: bool = False,
         self_mute: bool = False,
         self_deaf: bool = False,
+        max_attempts: int = 12,
         names_channel: bool = False,
         keep_flight_record: bool = False,
     ) -> None:
@@ -143,6 +145,7 @@ class VoiceClient:
             modes=tuple(modes),
             allowed_hosts=tuple(allowed_hosts),
             allow_private_media=allow_private_media,
+            max_attempts=max_attempts,
         )
         self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
         self.flight_recorder = FlightRecorder(user_id, guild_id, options) if keep_flight_record else None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from voicegw.errors import SignallingError
 from voicegw.secret import Secret
 
 
@@ -55,7 +56,7 @@ class Signalling(Protocol):
 
 
 class FixedSignalling:
-    """Answers the first join with credentials that were obtained elsewhere, and nothing after it.
+    """Answers the first join with credentials that were obtained elsewhere, and refuses every other.
 
     For tools that were handed a session id and a token: there is no main gateway to ask for another pair.
     """
@@ -71,10 +72,16 @@ class FixedSignalling:
     async def update_voice_state(
         self, guild_id: int, channel_id: int | None, *, self_mute: bool, self_deaf: bool
     ) -> None:
-        """Hand the pair over once; later joins stay unanswered, as a full channel's do."""
+        """Hand the pair over once.
+
+        Raises:
+            SignallingError: it was handed over already, and serves for one voice session.
+        """
         credentials, receiver = self._credentials, self._receiver
-        if channel_id is None or credentials is None or receiver is None:
+        if channel_id is None or receiver is None:
             return
+        if credentials is None:
+            raise SignallingError("credentials that were given once serve for one voice session")
         self._credentials = None
         receiver.voice_state_update(
             {

@@ -26,7 +26,14 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         description="Join a voice server, play and record. The line 'stop' on stdin ends it early.",
     )
     command.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="the voice server")
-    command.add_argument("--token", default=os.environ.get("VOICEGW_TOKEN"), help="the voice token (VOICEGW_TOKEN)")
+    given = os.environ.get("VOICEGW_TOKEN")
+    command.add_argument(
+        "--token",
+        default=given,
+        required=not given,
+        metavar="T",
+        help="the voice token, or VOICEGW_TOKEN in the environment",
+    )
     for name in ("server", "channel", "user"):
         command.add_argument(f"--{name}-id", required=True, type=snowflake, metavar=name[0].upper())
     command.add_argument("--session-id", required=True, metavar="S")
@@ -46,8 +53,6 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """The call."""
-    if not arguments.token:
-        raise VoiceError("no voice token; give --token or set VOICEGW_TOKEN")
     return asyncio.run(join(arguments, console))
 
 
@@ -83,6 +88,7 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
         ca_pem=arguments.ca.read_bytes() if arguments.ca else None,
         allowed_hosts=(host,) if ours else (),
         allow_private_media=ours,
+        max_attempts=1,
         names_channel=True,
         keep_flight_record=arguments.flight_record is not None,
     )

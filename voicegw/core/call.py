@@ -280,12 +280,14 @@ class CallSession(MachineSession):
         """Discord answers a full or forbidden channel with silence."""
         self.error = SignallingError(
             "the main gateway did not answer the join within 10 s: the channel is full, "
-            "the bot may not connect to it, or the bot is offline"
+            f"the bot may not connect to it, or the bot is offline{self._before()}"
         )
 
     def note_signalling_failed(self, event: SignallingFailed) -> None:
         """The bot's own gateway is away."""
-        self.error = SignallingError(f"the bot's gateway could not send the join ({event.reason}); is it connected?")
+        self.error = SignallingError(
+            f"the bot's gateway could not send the join ({event.reason}); is it connected?{self._before()}"
+        )
 
     def note_endpoint_refused(self, event: VoiceServerUpdated) -> None:
         """A host that is not Discord's."""
@@ -321,3 +323,7 @@ class CallSession(MachineSession):
     def report_closed(self, event: Any) -> None:
         """Gone."""
         self.shared.report(Closed(self.error))
+
+    def _before(self) -> str:
+        """What went wrong first: another join was its consequence."""
+        return f" Before that: {self.error}" if isinstance(self.error, ConnectionError) else ""
