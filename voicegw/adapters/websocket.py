@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -145,4 +146,7 @@ def _translate(error: Exception) -> NoReturn:
 
 def _brief(error: BaseException) -> str:
     inner: Any = getattr(error, "os_error", error)
+    number = getattr(inner, "errno", None)
+    if number is not None and number > 0:  # asyncio's own words name the call, not what happened
+        return os.strerror(number)
     return getattr(inner, "strerror", None) or type(inner).__name__
