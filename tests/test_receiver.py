@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voicegw.errors import GroupError
+from voicegw.media.opener import OLD_KEY_S
 from voicegw.media.opus import OpusEncoder
-from voicegw.media.receiver import HELD_PACKETS, HELD_SSRCS, OLD_KEY_S, StreamReceiver
+from voicegw.media.receiver import HELD_PACKETS, HELD_SSRCS, StreamReceiver
 from voicegw.media.sources import ToneSource
 from voicegw.secret import Secret
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
@@ -210,7 +211,7 @@ def test_the_old_key_serves_for_ten_seconds(listening: Listening) -> None:
     listening.receiver.datagram(too_late)
     assert listening.receiver.stats[ALICE].packets == 2
     assert listening.receiver.counters["rejected"] == 1
-    assert listening.receiver._old is None
+    assert listening.receiver._opener._old is None
 
 
 def test_forged_packets_change_nothing(listening: Listening) -> None:

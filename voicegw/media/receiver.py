@@ -1,29 +1,19 @@
-"""The way in: open, strip, credit to a user, decrypt end to end, put in order, conceal what is lost, decode."""
+"""The way in, second half: credit to a user, decrypt end to end, put in order, conceal what is lost, decode."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from voicegw.errors import NotAudio, PacketRejected, VoiceError
+from voicegw.errors import NotAudio, VoiceError
+from voicegw.media.opener import PacketOpener
 from voicegw.media.opus import OpusDecoder, packet_samples
 from voicegw.media.sinks import Sink
 from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.encryption import TransportCipher
-from voicegw.wire.rtp import (
-    OPUS_PAYLOAD_TYPE,
-    RTCP_AAD_BYTES,
-    SAMPLE_RATE,
-    SILENCE_FRAME,
-    ReportBlock,
-    kind_of,
-    parse_rtcp,
-    parse_rtp,
-    strip,
-)
+from voicegw.wire.rtp import SAMPLE_RATE, SILENCE_FRAME
 
-OLD_KEY_S = 10.0
 REORDER_LIMIT = 3
 CONCEAL_LIMIT = 5
 RESTART_GAP = 3000
@@ -56,30 +46,26 @@ class StreamReceiver:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._cipher: TransportCipher | None = None
-        self._old: tuple[TransportCipher, float] | None = None
+        self._opener = PacketOpener(now)
         self._decrypt: Callable[[int, bytes], bytes] | None = None
         self._users: dict[int, int] = {}
         self._streams: dict[int, _Stream] = {}
         self._held: dict[int, deque[tuple[float, int, bytes]]] = {}
         self.sink: Sink | None = None
         self.stats: dict[int, UserStats] = {}
-        self.counters: Counter[str] = Counter()
-        self.reports: dict[int, ReportBlock] = {}
+        self.counters = self._opener.counters
+        self.reports = self._opener.reports
 
     # -- settings
 
     def use_key(self, cipher: TransportCipher) -> None:
         """Open datagrams with this key; the one before it serves 10 s longer."""
-        if self._cipher is not None:
-            self._old = (self._cipher, self._now() + OLD_KEY_S)
-        self._cipher = cipher
+        self._opener.use_key(cipher)
 
     def drop_key(self) -> None:
         """The session is over: what has come is delivered, then keys and SSRCs are forgotten."""
         self.flush()
-        self._cipher = None
-        self._old = None
+        self._opener.drop_key()
         self._users.clear()
         self._streams.clear()
         self._held.clear()
@@ -116,43 +102,15 @@ class StreamReceiver:
 
     def datagram(self, data: bytes) -> None:
         """Take one datagram; whatever its bytes are, nothing is raised."""
-        kind = kind_of(data)
-        if kind == "control" or self._cipher is None:
-            self.counters["control"] += 1
+        opened = self._opener.open(data)
+        if opened is None:
             return
-        try:
-            if kind == "rtcp":
-                plain = data[:RTCP_AAD_BYTES] + self._open(data, RTCP_AAD_BYTES)
-                for block in parse_rtcp(plain):
-                    self.reports[block.ssrc] = block
-                self.counters["rtcp"] += 1
-                return
-            view = parse_rtp(data)
-            if view.payload_type != OPUS_PAYLOAD_TYPE:
-                self.counters["other payload types"] += 1
-                return
-            payload = strip(self._open(data, view.aad_length), view)
-        except PacketRejected:
-            self.counters["rejected"] += 1
-            return
+        view, payload = opened
         user_id = self._users.get(view.ssrc)
         if user_id is None:
             self._hold(view.ssrc, view.sequence, payload)
         else:
             self._take(user_id, view.ssrc, view.sequence, payload)
-
-    def _open(self, data: bytes, aad_length: int) -> bytes:
-        assert self._cipher is not None
-        try:
-            return self._cipher.open(data, aad_length)
-        except PacketRejected:
-            if self._old is None:
-                raise
-            old, until = self._old
-            if self._now() >= until:
-                self._old = None
-                raise
-            return old.open(data, aad_length)
 
     def _hold(self, ssrc: int, sequence: int, payload: bytes) -> None:
         self.counters["before its user was known"] += 1
