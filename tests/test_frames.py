@@ -196,12 +196,25 @@ def test_limits_hold_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "seconds"),
-    [(0, 1.0), (-5, 1.0), (10**15, 300.0), ("13750", 13.75), (None, 13.75), (True, 13.75), (41250, 41.25)],
+    ("interval", "seconds", "odd"),
+    [
+        (0, 1.0, True),
+        (-5, 1.0, True),
+        (999, 1.0, True),
+        (1000, 1.0, False),
+        (300_000, 300.0, False),
+        (300_001, 300.0, True),
+        (10**15, 300.0, True),
+        ("13750", 13.75, True),
+        (None, 13.75, True),
+        (True, 13.75, True),
+        (41250, 41.25, False),
+        (13750.5, 13.7505, False),
+    ],
 )
-def test_odd_heartbeat_intervals_are_clamped(interval: object, seconds: float) -> None:
+def test_odd_heartbeat_intervals_are_clamped(interval: object, seconds: float, odd: bool) -> None:
     text = json.dumps({"op": 8, "d": {"v": 8, "heartbeat_interval": interval}})
-    assert frames.decode_text(text).payload == HelloReceived(seconds, 8)
+    assert frames.decode_text(text).payload == HelloReceived(seconds, 8, odd)
 
 
 def test_a_refused_message_still_says_op_and_number() -> None:

@@ -13,7 +13,7 @@ from voicegw.session import E2EEPolicy, VoiceSession
 from voicegw.testing.product import clone, explore, happenings, kind_of
 from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, USER
 
-LIMIT = 400
+LIMIT = 600
 
 
 @pytest.mark.parametrize("policy", [E2EEPolicy.REQUIRE, E2EEPolicy.ALLOW])

@@ -112,7 +112,8 @@ class VoiceClient:
     transport encryptions to use. `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an
     address for a voice server of your own; `ssl_context` replaces the trust altogether. `max_attempts` voice sessions
     in a row may fail before the call is given up. `names_channel` adds the channel to Identify, as version 9 of the
-    gateway does.
+    gateway does. `rejoin_after_rate_limit` comes back 60 s after the voice server said that we asked too often; without
+    it such a call ends.
     `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`.
     """
 
@@ -133,6 +134,7 @@ class VoiceClient:
         self_deaf: bool = False,
         max_attempts: int = 12,
         names_channel: bool = False,
+        rejoin_after_rate_limit: bool = False,
         keep_flight_record: bool = False,
     ) -> None:
         self.tls = ssl_context if ssl_context is not None else tls_context(ca_pem)
@@ -146,6 +148,7 @@ class VoiceClient:
             allowed_hosts=tuple(allowed_hosts),
             allow_private_media=allow_private_media,
             max_attempts=max_attempts,
+            rejoin_after_rate_limit=rejoin_after_rate_limit,
         )
         self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
         self.flight_recorder = FlightRecorder(user_id, guild_id, options) if keep_flight_record else None

@@ -101,6 +101,22 @@ class SocketFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketUnavailable:
+    """The upgrade was answered with HTTP 5xx."""
+
+    name: ClassVar[str] = "socket_unavailable"
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SocketRateLimited:
+    """The upgrade was answered with HTTP 429."""
+
+    name: ClassVar[str] = "socket_rate_limited"
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
 class SocketRefused:
     """The server's certificate is not what it must be."""
 
@@ -437,6 +453,8 @@ Event = (
     | MainSessionStarted
     | SocketOpened
     | SocketFailed
+    | SocketUnavailable
+    | SocketRateLimited
     | SocketRefused
     | SocketClosed
     | FrameRejected

@@ -143,6 +143,7 @@ def read_record(path: str | Path) -> Record:
                 allowed_hosts=tuple(options["allowed_hosts"]),
                 allow_private_media=bool(options["allow_private_media"]),
                 max_attempts=int(options["max_attempts"]),
+                rejoin_after_rate_limit=bool(options.get("rejoin_after_rate_limit", False)),
             ),
             entries=tuple(
                 Entry(float(line["at"]), _read(line["event"]), tuple(line["steps"]), tuple(line["effects"]))

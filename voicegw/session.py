@@ -90,7 +90,8 @@ class VoiceSession:
     def receive(self, event: Event | Stamped, now: float) -> list[Effect]:
         """Feed one event; carry out the returned effects in order.
 
-        A stamped event of another generation, and a timer that was cancelled or armed anew, have no effect.
+        A stamped event of another generation, a message that was applied before (same number, same content), and a
+        timer that was cancelled or armed anew have no effect.
 
         Raises:
             EventNotAllowed: the bot asked for something that the present state forbids; nothing has changed.
@@ -119,9 +120,13 @@ class VoiceSession:
         if stamped.generation != current:
             shared.counters["events of an older generation"] += 1
             return None
-        shared.sequence.note(stamped.seq)
+        if (odd := shared.sequence.note(stamped.seq)) is not None:
+            shared.counters[f"sequence numbers {odd}"] += 1
         if stamped.source == "websocket" and not isinstance(stamped.event, FrameRejected):
             self.gateway.rejected_in_row = 0
+            if stamped.seq is not None and not shared.sequence.applies(stamped.seq, stamped.event):
+                shared.counters["messages replayed"] += 1
+                return None
         return stamped.event
 
     def _fire(self, event: Event | Signal) -> None:

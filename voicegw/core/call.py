@@ -154,6 +154,10 @@ class CallSession(MachineSession):
         """Have fresh sessions not helped either?"""
         return self.e2ee_failures + 1 >= MAX_E2EE_FAILURES
 
+    def waits_out_rate_limits(self, event: Any) -> bool:
+        """Does the bot want to come back after the cool-down?"""
+        return self.shared.options.rejoin_after_rate_limit
+
     def no_other_mode(self, event: Any) -> bool:
         """Has every mode been refused?"""
         return all(mode in self.shared.modes_refused for mode in self.shared.options.modes)

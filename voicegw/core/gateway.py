@@ -21,6 +21,7 @@ from voicegw.effects import (
     SendSpeaking,
     UseKey,
     UsersChanged,
+    Warned,
 )
 from voicegw.errors import (
     ConnectionClosed,
@@ -49,7 +50,9 @@ from voicegw.events import (
     SessionLost,
     SocketClosed,
     SocketFailed,
+    SocketRateLimited,
     SocketRefused,
+    SocketUnavailable,
 )
 from voicegw.wire.encryption import choose_mode
 from voicegw.wire.endpoint import check_media_address
@@ -154,6 +157,10 @@ class GatewaySession(MachineSession):
         """Close with 1000: we are done for good."""
         self.shared.effects.append(CloseSocket(1000))
 
+    def close_undecodable(self, event: Any) -> None:
+        """Close with 4002, the voice gateway's own word for a payload that cannot be decoded."""
+        self.shared.effects.append(CloseSocket(4002))
+
     def abort_socket(self, event: Any) -> None:
         """Drop it without a word, and hear nothing more of it."""
         self.shared.socket_generation += 1
@@ -170,6 +177,8 @@ class GatewaySession(MachineSession):
     def start_heart(self, event: HelloReceived) -> None:
         """Beat at Hello's interval."""
         self.shared.signals.append(HeartStarted(event.heartbeat_interval_s))
+        if event.odd:
+            self.shared.report(Warned(f"Hello's heartbeat interval is odd; {event.heartbeat_interval_s:g} s is used"))
 
     def send_identify(self, event: Any) -> None:
         """Op 0."""
@@ -250,6 +259,10 @@ class GatewaySession(MachineSession):
     def report_new_pair(self, event: Any) -> None:
         """Another pair may help."""
         self._lose("lost_new_pair", _error_of(event))
+
+    def report_later(self, event: Any) -> None:
+        """Another pair may help, after a wait."""
+        self._lose("lost_later", _error_of(event))
 
     def report_timeout(self, event: Any) -> None:
         """A deadline passed; another pair may help."""
@@ -335,9 +348,9 @@ class GatewaySession(MachineSession):
         self.shared.modes_refused.add(self.mode)
         self._lose("lost_other_mode", _error_of(event))
 
-    def report_rate_limited(self, event: SessionEnded) -> None:
+    def report_rate_limited(self, event: SessionEnded | SocketRateLimited) -> None:
         """No retry inside the cool-down."""
-        self._lose("lost_for_good", _error_of(event))
+        self._lose("lost_rate_limited", _error_of(event))
 
     def report_defect(self, event: SessionEnded) -> None:
         """Our defect."""
@@ -354,6 +367,6 @@ class GatewaySession(MachineSession):
 def _error_of(event: Any) -> VoiceError:
     if isinstance(event, SessionEnded):
         return ConnectionClosed(event.code, event.reason)
-    if isinstance(event, SocketFailed):
+    if isinstance(event, SocketFailed | SocketUnavailable | SocketRateLimited):
         return event.error
     return ConnectionFailed(f"the voice session ended: {event.name.replace('_', ' ')}")

@@ -32,6 +32,7 @@ class Options:
     allowed_hosts: tuple[str, ...] = ()
     allow_private_media: bool = False
     max_attempts: int = 12
+    rejoin_after_rate_limit: bool = False
 
     @property
     def max_dave_protocol_version(self) -> int:

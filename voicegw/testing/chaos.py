@@ -27,6 +27,8 @@ from voicegw.events import (
     SignallingFailed,
     SocketClosed,
     SocketFailed,
+    SocketRateLimited,
+    SocketUnavailable,
     SpeechEnded,
     SpeechStarted,
     Stamped,
@@ -101,7 +103,11 @@ class Chaos:
         self._choice = random.Random(f"choice {seed}")  # noqa: S311
         policy = self._choice.choice(list(E2EEPolicy)[:2])
         others = (OTHER,) if self._choice.random() < 0.8 else ()
-        options = Options(policy=policy, max_attempts=self._choice.choice((2, 3, 12)))
+        options = Options(
+            policy=policy,
+            max_attempts=self._choice.choice((2, 3, 12)),
+            rejoin_after_rate_limit=self._choice.random() < 0.5,
+        )
         self.world = World(options, others=others, latency_s=self._network.choice((0.0, 0.02, 0.3, 2.0)))
         self.world.dave_protocol_version = 0 if policy is E2EEPolicy.ALLOW and self._network.random() < 0.3 else 1
         self.world.on_event = self._count
@@ -198,7 +204,15 @@ class Chaos:
     def failure(self) -> Iterator[Event | Stamped]:
         """A dial, a socket or a reader fails."""
         error = ConnectionFailed("simulated")
-        event = self._network.choice((SocketFailed(error), ReaderFailed("KeyError"), SocketClosed(None)))
+        event = self._network.choice(
+            (
+                SocketFailed(error),
+                SocketUnavailable(error),
+                SocketRateLimited(error),
+                ReaderFailed("KeyError"),
+                SocketClosed(None),
+            )
+        )
         yield self.world._stamped(event, numbered=False)
         if self._network.random() < 0.3:
             yield Stamped("udp", self.world.session.shared.udp_generation, UdpFailed(error))
@@ -211,7 +225,10 @@ class Chaos:
     def repetition(self) -> Iterator[Event | Stamped]:
         """Something that was said before is said again."""
         if self._past:
-            yield self._network.choice(self._past[-30:])
+            past = self._network.choice(self._past[-30:])
+            if isinstance(past, Stamped) and past.seq is not None and self._network.random() < 0.5:
+                past = self.world._stamped(past.event)
+            yield past
 
     def oddity(self) -> Iterator[Event | Stamped]:
         """The voice server says what fits at another time."""

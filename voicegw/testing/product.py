@@ -42,7 +42,9 @@ from voicegw.events import (
     SocketClosed,
     SocketFailed,
     SocketOpened,
+    SocketRateLimited,
     SocketRefused,
+    SocketUnavailable,
     SpeechEnded,
     SpeechStarted,
     Stamped,
@@ -85,6 +87,8 @@ WEBSOCKET: Mapping[str, Event] = {
     "socket opened": SocketOpened(),
     "socket failed": SocketFailed(ERROR),
     "socket refused": SocketRefused(ERROR),
+    "socket unavailable": SocketUnavailable(ERROR),
+    "socket rate limited": SocketRateLimited(ERROR),
     "frame rejected": FrameRejected(None),
     "ready rejected": FrameRejected(2),
     "reader failed": ReaderFailed("KeyError"),
@@ -178,7 +182,7 @@ class Exploration:
 
 def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exploration:
     """Follow every kind of call under every event; at most `limit` kinds, and one counterexample each of what fails."""
-    options = Options(policy=policy, max_attempts=2)
+    options = Options(policy=policy, max_attempts=2, rejoin_after_rate_limit=True)
     first = VoiceSession(USER, GUILD, options)
     seen = {kind_of(first)}
     todo: deque[tuple[VoiceSession, float, tuple[str, ...]]] = deque([(first, 0.0, ())])

@@ -340,8 +340,8 @@ def forbidden(session: VoiceSession) -> Iterator[str]:
         yield "the group outlives its voice session"
     if over and session.transport.state != "closed":
         yield "the UDP path outlives its voice session"
-    if over and session.heartbeat.state != "stopped":
-        yield "the heart outlives its websocket"
+    if (gateway == "ready") != (session.heartbeat.state != "stopped") and (over or gateway == "ready"):
+        yield "the heart outlives its websocket" if over else "ready without a heart"
     if session.call.state == "closed" and gateway != "closed.down":
         yield "the websocket outlives the call"
     if session.call.state == "connected" and over:

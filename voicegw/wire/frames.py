@@ -11,6 +11,7 @@ items in a list, 32 levels, 1 MiB, NaN and repeated keys are refused, whatever o
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ MAX_FRAME_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_LIST = 10_000
 MAX_DIGITS = 20
+MAX_ITEMS = 32_768
+MESSAGES_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +37,42 @@ class Message:
 
 
 class SequenceCounter:
-    """The last sequence number seen, whatever it was: text and binary frames share it, and it wraps. -1 means none."""
+    """The last sequence number seen, whatever it was: text and binary frames share it, and it wraps. -1 means none.
 
-    __slots__ = ("last",)
+    `applied` are the messages that were taken last, by number and content: one of them that comes again, as a replay
+    after a resume may bring it, must not be applied again.
+    """
+
+    __slots__ = ("applied", "last")
 
     def __init__(self) -> None:
         self.last = -1
+        self.applied: dict[int, None] = {}
 
-    def note(self, seq: int | None) -> None:
-        """Take the number of a message that had one."""
-        if seq is not None:
-            self.last = seq
+    def note(self, seq: int | None) -> str | None:
+        """Take a message's number, if it has one; says what is odd: "repeated", "skipped" or "stepped back"."""
+        if seq is None:
+            return None
+        step = (seq - self.last) & 0xFFFF
+        first, self.last = self.last < 0, seq
+        if first or step == 1:
+            return None
+        return "repeated" if step == 0 else "skipped" if step < 0x8000 else "stepped back"
+
+    def applies(self, seq: int, payload: Hashable) -> bool:
+        """Is this message new? It counts as applied from here on."""
+        identity = hash((seq, payload))
+        if identity in self.applied:
+            return False
+        self.applied[identity] = None
+        if len(self.applied) > MESSAGES_REMEMBERED:
+            del self.applied[next(iter(self.applied))]
+        return True
 
     def reset(self) -> None:
         """A new session counts afresh."""
         self.last = -1
+        self.applied.clear()
 
 
 # -- decode

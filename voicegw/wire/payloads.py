@@ -26,12 +26,13 @@ DEFAULT_HEARTBEAT_S = 13.75
 
 @dataclass(frozen=True, slots=True)
 class HelloReceived:
-    """Op 8. An interval outside 1 s to 5 min is clamped; one that is no number becomes 13.75 s."""
+    """Op 8. An interval outside 1 s to 5 min is clamped, one that is no number becomes 13.75 s; `odd` says so."""
 
     op: ClassVar[Opcode] = Opcode.HELLO
     name: ClassVar[str] = "hello_received"
     heartbeat_interval_s: float
     version: int
+    odd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +278,12 @@ Payload = (
 def _hello(d: Any) -> Payload:
     fields = d if isinstance(d, Mapping) else {}
     interval_ms = fields.get("heartbeat_interval")
-    interval_s = DEFAULT_HEARTBEAT_S
-    if isinstance(interval_ms, int | float) and not isinstance(interval_ms, bool) and math.isfinite(interval_ms):
-        low, high = HEARTBEAT_RANGE_S
-        interval_s = min(high, max(low, interval_ms / 1000))
-    return HelloReceived(interval_s, _optional_int(fields, "v") or 0)
+    version = _optional_int(fields, "v") or 0
+    if not isinstance(interval_ms, int | float) or isinstance(interval_ms, bool) or not math.isfinite(interval_ms):
+        return HelloReceived(DEFAULT_HEARTBEAT_S, version, odd=True)
+    low, high = HEARTBEAT_RANGE_S
+    interval_s = min(high, max(low, interval_ms / 1000))
+    return HelloReceived(interval_s, version, odd=interval_s != interval_ms / 1000)
 
 
 def _ready(d: Any) -> Payload:
