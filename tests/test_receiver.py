@@ -105,7 +105,7 @@ def test_duplicates_are_heard_once(listening: Listening) -> None:
     for sequence in (1, 1, 3, 3, 2, 2, 1):
         listening.take(sequence)
     assert listening.heard() == "..."
-    assert listening.receiver.stats[ALICE].late == 4
+    assert listening.receiver.counters["replayed"] == 4
 
 
 def test_a_long_gap_is_covered_only_at_its_beginning(listening: Listening) -> None:
@@ -211,7 +211,6 @@ def test_the_old_key_serves_for_ten_seconds(listening: Listening) -> None:
     listening.receiver.datagram(too_late)
     assert listening.receiver.stats[ALICE].packets == 2
     assert listening.receiver.counters["rejected"] == 1
-    assert listening.receiver._opener._old is None
 
 
 def test_forged_packets_change_nothing(listening: Listening) -> None:

@@ -10,7 +10,6 @@ from voicegw.errors import GroupError
 from voicegw.media import sender as sender_module
 from voicegw.media.sender import StreamSender
 from voicegw.secret import Secret
-from voicegw.wire import encryption
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
 from voicegw.wire.rtp import SILENCE_FRAME, parse_rtp
 
@@ -126,9 +125,8 @@ def test_a_network_that_is_away_is_counted_and_no_error() -> None:
 
 def test_a_worn_key_is_reported_and_a_spent_one_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender_module, "CHECK_WEAR_EVERY", 2)
-    monkeypatch.setattr(sender_module, "RENEW_AT_USES", 4)
-    monkeypatch.setattr(encryption, "MAX_USES", 6)
     wire = Wire()
+    wire.cipher.counter.worn_at, wire.cipher.counter.limit = 4, 6
     wire.sender.release(None)
     sent = [wire.sender.send(b"x") for _ in range(8)]
     assert sent == [True] * 6 + [False] * 2

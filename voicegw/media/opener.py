@@ -1,14 +1,15 @@
-"""The way in, first half: is a datagram authentic, and what is its payload without padding and extension?"""
+"""The way in, first half: is a datagram authentic, has it come before, and what is its payload?"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
 
 from voicegw.errors import PacketRejected
-from voicegw.wire.encryption import TransportCipher
+from voicegw.wire.encryption import SUFFIX_BYTES, TransportCipher
+from voicegw.wire.replay import NonceWindow, StreamWindows
 from voicegw.wire.rtp import (
+    MAX_DATAGRAM,
     OPUS_PAYLOAD_TYPE,
     RTCP_AAD_BYTES,
     ReportBlock,
@@ -19,64 +20,120 @@ from voicegw.wire.rtp import (
     strip,
 )
 
-OLD_KEY_S: Final = 10.0
+OLD_KEY_S = 10.0
+REPORTS_KEPT = 4000
 
 
 class PacketOpener:
     """Opens the datagrams of one voice session. Nothing changes before a datagram has proved authentic.
 
-    `counters` says what was put aside and why; `reports` is what the other end says of our own streams, by SSRC.
+    `authentic` counts those that have; each of them is given out once. `counters` says what was put aside and why;
+    `reports` is what the other end says of our own streams, by SSRC. `on_nonces_meet` is called, once a key, where the
+    server is about to use nonces that we have used.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], on_nonces_meet: Callable[[], None] = lambda: None) -> None:
         self._now = now
-        self._cipher: TransportCipher | None = None
-        self._old: tuple[TransportCipher, float] | None = None
+        self._on_nonces_meet = on_nonces_meet
+        self._key: _Key | None = None
+        self._old: _Key | None = None
+        self._old_until = 0.0
+        self._streams = StreamWindows()
+        self.authentic = 0
         self.counters: Counter[str] = Counter()
         self.reports: dict[int, ReportBlock] = {}
 
     def use_key(self, cipher: TransportCipher) -> None:
         """Open datagrams with this key; the one before it serves 10 s longer."""
-        if self._cipher is not None:
-            self._old = (self._cipher, self._now() + OLD_KEY_S)
-        self._cipher = cipher
+        if self._key is not None:
+            self._old, self._old_until = self._key, self._now() + OLD_KEY_S
+        self._key = _Key(cipher)
+
+    def wipe_old_key(self) -> None:
+        """Forget the key before, where its time is over."""
+        if self._old is not None and self._now() >= self._old_until:
+            self._old = None
 
     def drop_key(self) -> None:
         """The session is over."""
-        self._cipher = None
-        self._old = None
+        self._key = self._old = None
+        self._streams.clear()
+
+    def forget_stream(self, ssrc: int) -> None:
+        """The SSRC is somebody else's now."""
+        self._streams.forget(ssrc)
 
     def open(self, data: bytes) -> tuple[RtpView, bytes] | None:
         """The header and the payload of an Opus packet; None for everything else, which is counted."""
+        key, size = self._key, len(data)
+        if size > MAX_DATAGRAM:
+            self.counters["too long"] += 1
+            return None
         kind = kind_of(data)
-        if kind == "control" or self._cipher is None:
+        if kind == "control" or key is None:
             self.counters["control"] += 1
             return None
+        if kind == "rtcp":
+            self._report(key, data)
+            return None
         try:
-            if kind == "rtcp":
-                plain = data[:RTCP_AAD_BYTES] + self._decrypt(data, RTCP_AAD_BYTES)
-                for block in parse_rtcp(plain):
-                    self.reports[block.ssrc] = block
-                self.counters["rtcp"] += 1
-                return None
             view = parse_rtp(data)
             if view.payload_type != OPUS_PAYLOAD_TYPE:
                 self.counters["other payload types"] += 1
                 return None
-            return view, strip(self._decrypt(data, view.aad_length), view)
+            key, plain = self._authentic(key, data, view.aad_length)
+            suffix = data[-SUFFIX_BYTES:]
+            if not self._streams.take(key.media, suffix, view.ssrc, view.sequence, view.timestamp_ticks):
+                self.counters["replayed"] += 1
+                return None
+            return view, strip(plain, view)
         except PacketRejected:
             self.counters["rejected"] += 1
             return None
 
-    def _decrypt(self, data: bytes, aad_length: int) -> bytes:
-        assert self._cipher is not None
+    def _report(self, key: _Key, data: bytes) -> None:
         try:
-            return self._cipher.open(data, aad_length)
+            key, plain = self._authentic(key, data, RTCP_AAD_BYTES)
         except PacketRejected:
+            self.counters["rejected"] += 1
+            return
+        if key.control.take(data[-SUFFIX_BYTES:]) in ("seen", "old"):
+            self.counters["replayed"] += 1
+            return
+        self.counters["rtcp"] += 1
+        for block in parse_rtcp(data[:RTCP_AAD_BYTES] + plain):
+            if block.ssrc in self.reports or len(self.reports) < REPORTS_KEPT:
+                self.reports[block.ssrc] = block
+
+    def _authentic(self, key: _Key, data: bytes, aad_length: int) -> tuple[_Key, bytes]:
+        try:
+            plain = key.cipher.open(data, aad_length)
+        except PacketRejected:
+            self.wipe_old_key()
             if self._old is None:
                 raise
-            old, until = self._old
-            if self._now() >= until:
-                self._old = None
-                raise
-            return old.open(data, aad_length)
+            key = self._old
+            plain = key.cipher.open(data, aad_length)
+        else:
+            if key.cipher.counter.may_meet(int.from_bytes(data[-SUFFIX_BYTES:], "little")):
+                self._keep_apart(key, data)
+        self.authentic += 1
+        return key, plain
+
+    def _keep_apart(self, key: _Key, data: bytes) -> None:
+        theirs = int.from_bytes(data[-SUFFIX_BYTES:], "little")
+        if not key.cipher.counter.keep_apart(theirs) and not key.met:
+            key.met = True
+            self._on_nonces_meet()
+
+
+class _Key:
+    """A key and which of its nonces have come. A server may count its reports apart from media."""
+
+    __slots__ = ("cipher", "control", "media", "met")
+
+    def __init__(self, cipher: TransportCipher) -> None:
+        self.cipher = cipher
+        self.media = NonceWindow()
+        self.control = NonceWindow()
+        self.met = False

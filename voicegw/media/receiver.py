@@ -25,7 +25,7 @@ class UserStats:
     """What was heard of one user; `seconds` is the audio that left for the sink.
 
     `lost` packets never came, `concealed` of them were covered, `silence` are frames of silence, `errors` frames that
-    could not be decrypted or decoded, `late` packets that came after their turn or twice.
+    could not be decrypted or decoded, `late` packets that came after their turn.
     """
 
     packets: int = 0
@@ -44,28 +44,28 @@ class StreamReceiver:
     datagram has proved authentic. A gap is awaited for three packets, then covered.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], on_nonces_meet: Callable[[], None] = lambda: None) -> None:
         self._now = now
-        self._opener = PacketOpener(now)
+        self.opener = PacketOpener(now, on_nonces_meet)
         self._decrypt: Callable[[int, bytes], bytes] | None = None
         self._users: dict[int, int] = {}
         self._streams: dict[int, _Stream] = {}
         self._held: dict[int, deque[tuple[float, int, bytes]]] = {}
         self.sink: Sink | None = None
         self.stats: dict[int, UserStats] = {}
-        self.counters = self._opener.counters
-        self.reports = self._opener.reports
+        self.counters = self.opener.counters
+        self.reports = self.opener.reports
 
     # -- settings
 
     def use_key(self, cipher: TransportCipher) -> None:
         """Open datagrams with this key; the one before it serves 10 s longer."""
-        self._opener.use_key(cipher)
+        self.opener.use_key(cipher)
 
     def drop_key(self) -> None:
         """The session is over: what has come is delivered, then keys and SSRCs are forgotten."""
         self.flush()
-        self._opener.drop_key()
+        self.opener.drop_key()
         self._users.clear()
         self._streams.clear()
         self._held.clear()
@@ -78,6 +78,8 @@ class StreamReceiver:
         """Credit `ssrc` to `user_id`; packets that came before are heard if they are not older than 0.2 s."""
         if self._users.get(ssrc) == user_id:
             return
+        if ssrc in self._users:
+            self.opener.forget_stream(ssrc)
         self._streams.pop(ssrc, None)
         self._users[ssrc] = user_id
         oldest = self._now() - HELD_S
@@ -102,7 +104,7 @@ class StreamReceiver:
 
     def datagram(self, data: bytes) -> None:
         """Take one datagram; whatever its bytes are, nothing is raised."""
-        opened = self._opener.open(data)
+        opened = self.opener.open(data)
         if opened is None:
             return
         view, payload = opened

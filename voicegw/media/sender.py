@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from voicegw.errors import E2EEError, KeyExhausted
-from voicegw.wire.encryption import RENEW_AT_USES, TransportCipher
+from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.rtp import FRAME_TICKS, SILENCE_FRAME, pack_header
 
 CHECK_WEAR_EVERY = 4096
@@ -95,7 +95,7 @@ class StreamSender:
             return False
         self.packets += 1
         self.bytes += len(datagram)
-        if not self.packets % CHECK_WEAR_EVERY and cipher.uses >= RENEW_AT_USES:
+        if not self.packets % CHECK_WEAR_EVERY and cipher.worn:
             self._on_key_worn()
         return True
 

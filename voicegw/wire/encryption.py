@@ -2,8 +2,9 @@
 
 The nonce is a 32-bit counter, sent as four bytes after the tag. Each direction of a key has its own half to begin in,
 since client and server share the key: ours starts at 2**31 and is written little-endian, as the server's is. The
-count belongs to the key, not to an object, a socket or a session: whatever is built anew goes on counting. Source:
-Discord voice docs, "Transport Encryption Modes"; a real client's capture.
+count belongs to the key, not to an object, a socket or a session: `KEYS` knows every key that was ever used, so
+whatever is built anew goes on counting. Source: Discord voice docs, "Transport Encryption Modes"; a real client's
+capture.
 """
 
 from __future__ import annotations
@@ -30,12 +31,10 @@ PREFERRED_MODES = (AES_256_GCM, XCHACHA20_POLY1305)
 
 TAG_BYTES = 16
 SUFFIX_BYTES = 4
-MAX_USES = 2**32 - 1
-RENEW_AT_USES = 2**31
+COUNTER_BITS = 32
 KEYS_REMEMBERED = 65_536
 
 Direction = Literal["client", "server"]
-FIRST_COUNTER: dict[Direction, int] = {"client": 2**31, "server": 0}
 
 
 def choose_mode(offered: Iterable[str], refused: Collection[str] = ()) -> str:
@@ -51,37 +50,112 @@ def choose_mode(offered: Iterable[str], refused: Collection[str] = ()) -> str:
     raise NoCommonMode("the voice server offers no encryption mode that we know")
 
 
-class _Counter:
-    """How often a key was used in one direction; spending is atomic."""
+class NonceCounter:
+    """The nonces of one key in one direction: `first`, one more, and so on round to the one before `first`.
 
-    __slots__ = ("lock", "uses")
+    `uses` only grows: a nonce is spent when it is handed out, whatever becomes of the packet. One is never handed out,
+    so that the count itself cannot come round. From `worn_at` on another key should be had.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_apart",
+        "_first",
+        "_leap",
+        "_lock",
+        "_mask",
+        "_near",
+        "_reach",
+        "_runs",
+        "_start",
+        "limit",
+        "uses",
+        "worn_at",
+    )
+
+    def __init__(self, first: int, bits: int = COUNTER_BITS) -> None:
+        self._first = first
+        self._mask = self.limit = (1 << bits) - 1
+        self._apart = max(1, self.limit >> 12)
+        self._leap = max(1, self.limit >> 4)
+        self._lock = threading.Lock()
+        self._runs: list[range] = []
+        self._start = 0
+        self.worn_at = 1 << (bits - 1)
+        self._near = first - self._apart
+        self._reach = self.worn_at + self._apart
         self.uses = 0
-        self.lock = threading.Lock()
+
+    def spend(self) -> int:
+        """The next nonce; safe to call from any thread.
+
+        Raises:
+            KeyExhausted: all have been used.
+        """
+        with self._lock:
+            uses = self.uses
+            if uses >= self.limit:
+                raise KeyExhausted("the transport key is spent; a new voice session brings another")
+            self.uses = uses + 1
+        return (self._first + uses) & self._mask
+
+    def may_meet(self, theirs: int) -> bool:
+        """Is `theirs`, a nonce of the peer under this key, in our half or near it? A quick look, for every packet."""
+        return (theirs - self._near) & self._mask < self._reach or self.uses > self.worn_at
+
+    def keep_apart(self, theirs: int) -> bool:
+        """Leap beyond `theirs` where we would run into it.
+
+        False where the two counts have met, or will soon, because the peer comes near to what we have used.
+        """
+        with self._lock:
+            place = (theirs - self._first) & self._mask
+            if self.uses <= place < self.uses + self._apart:
+                self._runs.append(range(self._start, self.uses))
+                self._start = self.uses = min(place + self._leap, self.limit)
+                return True
+            for run in (*self._runs, range(self._start, self.uses)):
+                if run and (place - run.start + self._apart) & self._mask < len(run) + self._apart:
+                    return False
+            return True
 
 
-_counters: dict[tuple[bytes, Direction], _Counter] = {}
-_counters_lock = threading.Lock()
+class KeyTable:
+    """The nonce counter of every key that was used in this process, by the key's hash; the oldest are forgotten."""
+
+    def __init__(self, bits: int = COUNTER_BITS, remembered: int = KEYS_REMEMBERED) -> None:
+        self._bits = bits
+        self._remembered = remembered
+        self._counters: dict[tuple[bytes, Direction], NonceCounter] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def counter(self, key: bytes, direction: Direction = "client") -> NonceCounter:
+        """The one counter of this key and direction. The client counts from the middle, the server from 0."""
+        name = (hashlib.sha256(key).digest(), direction)
+        with self._lock:
+            counter = self._counters.pop(name, None)
+            if counter is None:
+                counter = NonceCounter(1 << (self._bits - 1) if direction == "client" else 0, self._bits)
+            self._counters[name] = counter  # the keys used last are remembered longest
+            while len(self._counters) > self._remembered:
+                del self._counters[next(iter(self._counters))]
+        return counter
 
 
-def _counter_of(key: bytes, direction: Direction) -> _Counter:
-    name = (hashlib.sha256(key).digest(), direction)
-    with _counters_lock:
-        counter = _counters.pop(name, None) or _Counter()
-        _counters[name] = counter  # the keys used last are remembered longest
-        while len(_counters) > KEYS_REMEMBERED:
-            del _counters[next(iter(_counters))]
-    return counter
+KEYS = KeyTable()
 
 
 class TransportCipher:
     """Seals and opens datagrams under one key; safe to share between threads."""
 
-    __slots__ = ("_counter", "_decrypt", "_encrypt", "_first", "_padding", "mode")
+    __slots__ = ("_decrypt", "_encrypt", "_padding", "_spend", "counter", "mode")
 
-    def __init__(self, mode: str, secret_key: Secret[bytes], direction: Direction = "client") -> None:
-        """Take a 32-byte key.
+    def __init__(
+        self, mode: str, secret_key: Secret[bytes], direction: Direction = "client", keys: KeyTable = KEYS
+    ) -> None:
+        """Take a 32-byte key; `keys` counts its uses.
 
         Raises:
             NoCommonMode: the mode is not one of the live ones.
@@ -101,13 +175,13 @@ class TransportCipher:
             self._decrypt = lambda nonce, data, aad: crypto_aead_xchacha20poly1305_ietf_decrypt(data, aad, nonce, key)
         else:
             raise NoCommonMode(f"{mode!a} is no encryption mode that we know")
-        self._counter = _counter_of(key, direction)
-        self._first = FIRST_COUNTER[direction]
+        self.counter = keys.counter(key, direction)
+        self._spend = self.counter.spend
 
     @property
-    def uses(self) -> int:
-        """How many packets this key has sealed in this direction, in this process."""
-        return self._counter.uses
+    def worn(self) -> bool:
+        """Has the key been used so often that another one should be had?"""
+        return self.counter.uses >= self.counter.worn_at
 
     def seal(self, header: bytes, plaintext: bytes) -> bytes:
         """The whole datagram;
@@ -117,13 +191,7 @@ class TransportCipher:
         Raises:
             KeyExhausted: the key was used 2**32 - 1 times.
         """
-        counter = self._counter
-        with counter.lock:
-            uses = counter.uses
-            if uses >= MAX_USES:
-                raise KeyExhausted("the transport key is spent; a new voice session brings another")
-            counter.uses = uses + 1
-        suffix = ((self._first + uses) & 0xFFFFFFFF).to_bytes(4, "little")
+        suffix = self._spend().to_bytes(4, "little")
         return b"".join((header, self._encrypt(suffix + self._padding, plaintext, header), suffix))
 
     def open(self, data: bytes, aad_length: int) -> bytes:

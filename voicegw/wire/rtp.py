@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from voicegw.errors import PacketRejected
 
@@ -20,14 +20,14 @@ SILENCE_FRAME = b"\xf8\xff\xfe"
 HEADER_BYTES = 12
 RTCP_AAD_BYTES = 8
 MIN_DATAGRAM = HEADER_BYTES + 16 + 4
+MAX_DATAGRAM = 1500
 ONE_BYTE_PROFILE = 0xBEDE
 
 _HEADER = struct.Struct(">BBHII")
 _REPORT_BLOCK = struct.Struct(">IB3sIIII")
 
 
-@dataclass(frozen=True, slots=True)
-class RtpView:
+class RtpView(NamedTuple):
     """What the clear part of an RTP packet says; `aad_length` bytes of it are authenticated."""
 
     sequence: int
@@ -76,25 +76,22 @@ def parse_rtp(data: bytes) -> RtpView:
         raise PacketRejected("not an RTP packet")
     first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
     aad_length = HEADER_BYTES + 4 * (first & 0x0F)
-    extension = bool(first & 0x10)
     words = 0
-    if extension:
-        if len(data) < aad_length + 4:
-            raise PacketRejected("an RTP packet shorter than its header")
-        words = int.from_bytes(data[aad_length + 2 : aad_length + 4], "big")
+    if first & 0x10:
         aad_length += 4
+        words = int.from_bytes(data[aad_length - 2 : aad_length], "big")
     if len(data) < aad_length:
         raise PacketRejected("an RTP packet shorter than its header")
     return RtpView(
-        sequence=sequence,
-        timestamp_ticks=timestamp,
-        ssrc=ssrc,
-        payload_type=second & 0x7F,
-        marker=bool(second & 0x80),
-        aad_length=aad_length,
-        extension_words=words,
-        has_padding=bool(first & 0x20),
-        has_extension=extension,
+        sequence,
+        timestamp,
+        ssrc,
+        second & 0x7F,
+        bool(second & 0x80),
+        aad_length,
+        words,
+        bool(first & 0x20),
+        bool(first & 0x10),
     )
 
 

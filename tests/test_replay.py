@@ -1,0 +1,126 @@
+"""What has come once does not come again, however the server counts and whatever order packets arrive in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voicegw.wire.replay import (
+    COUNTED_ANEW_AFTER,
+    NONCE_WINDOW,
+    SEQUENCE_WINDOW,
+    STREAMS_WATCHED,
+    NonceWindow,
+    StreamWindows,
+    Window,
+)
+
+SSRC = 7
+
+
+@given(st.lists(st.integers(0, 255), max_size=300), st.integers(1, 100))
+def test_a_window_never_calls_a_number_new_twice(numbers: list[int], size: int) -> None:
+    window = Window(size, 8)
+    newest: int | None = None
+    noted: list[int] = []
+    for number in numbers:
+        age = window.take(number)
+        if age == "new":
+            assert number not in noted[-size:] or newest is None or (number - newest) & 0xFF < 128
+            if newest is None or 0 < (number - newest) & 0xFF < 128:
+                newest = number
+            noted = [one for one in noted if (newest - one) & 0xFF < size and one != number] + [number]
+        elif age == "seen":
+            assert number in noted
+        else:
+            assert newest is not None
+            assert size <= (newest - number) & 0xFF <= 128
+
+
+def test_a_window_at_its_limits() -> None:
+    for bits, size in ((32, NONCE_WINDOW), (16, SEQUENCE_WINDOW)):
+        top = 1 << bits
+        window = Window(size, bits)
+        assert window.take(5) == "new"
+        assert window.take((5 - size + 1) % top) == "new"  # the last place in the window
+        assert window.take((5 - size + 1) % top) == "seen"
+        assert window.take((5 - size) % top) == "old"
+        assert window.take((5 + top // 2 - 1) % top) == "new"  # the farthest that is ahead
+        assert window.take(5) == "old"
+
+
+def little(number: int) -> bytes:
+    return (number % 2**32).to_bytes(4, "little")
+
+
+def big(number: int) -> bytes:
+    return (number % 2**32).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("count", [little, big])
+@pytest.mark.parametrize("start", [0, 250, 65_530, 2**31 - 3, 2**32 - 5])
+def test_both_byte_orders_are_learnt(count: Callable[[int], bytes], start: int) -> None:
+    window = NonceWindow()
+    ages = [window.take(count(start + number)) for number in range(2000)]
+    assert ages[:3] == ["unknown"] * 3
+    assert set(ages[10:]) == {"new"}
+    assert window.take(count(start + 1999)) == "seen"
+    assert window.take(count(start + 1999 - NONCE_WINDOW + 1)) == "seen"
+    assert window.take(count(start + 1999 - NONCE_WINDOW)) == "old"
+
+
+def test_a_server_that_does_not_count_is_heard() -> None:
+    chance = random.Random(1)
+    windows, nonces = StreamWindows(), NonceWindow()
+    suffixes = [chance.randbytes(4) for _ in range(2000)]
+    assert all(windows.take(nonces, suffix, SSRC, n & 0xFFFF, n * 960) for n, suffix in enumerate(suffixes))
+    assert not any(windows.take(nonces, suffix, SSRC, n & 0xFFFF, n * 960) for n, suffix in enumerate(suffixes))
+
+
+@pytest.mark.parametrize("minutes", [0.1, 1, 10, 12, 21.8, 30])
+def test_a_packet_of_minutes_ago_does_not_pass(minutes: float) -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    packets = [(little(n), SSRC, n & 0xFFFF, n * 960) for n in range(int(minutes * 3000) + 100)]
+    assert all(windows.take(nonces, *packet) for packet in packets)
+    assert not any(windows.take(nonces, *packet) for packet in packets)
+
+
+def test_a_sender_that_begins_anew_passes_at_once() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    for n in range(2000):
+        assert windows.take(nonces, little(n), SSRC, n + 40_000, n * 960)
+    for n in range(100):  # back by thousands, timestamps too: only the nonces show that it is no repetition
+        assert windows.take(nonces, little(2000 + n), SSRC, n, n * 960)
+
+
+def test_a_server_that_begins_anew_passes_and_is_guarded_again() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    for n in range(50_000):
+        assert windows.take(nonces, little(n), SSRC, n & 0xFFFF, n * 960)
+    again = [(little(n), SSRC, (50_000 + n) & 0xFFFF, (50_000 + n) * 960) for n in range(2 * COUNTED_ANEW_AFTER)]
+    assert all(windows.take(nonces, *packet) for packet in again)
+    assert nonces.take(little(2 * COUNTED_ANEW_AFTER)) == "new"
+    assert not any(windows.take(nonces, *packet) for packet in again)
+
+
+def test_a_packet_that_comes_twice_under_two_nonces_passes_once() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    passed = [windows.take(nonces, little(2 * n + twice), SSRC, n, n * 960) for n in range(500) for twice in (0, 1)]
+    assert passed == [True, False] * 500
+
+
+def test_streams_are_bounded_and_can_be_forgotten() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    for ssrc in range(STREAMS_WATCHED + 5):
+        assert windows.take(nonces, little(ssrc), ssrc, 1, 1)
+    assert len(windows) == STREAMS_WATCHED
+    windows.forget(STREAMS_WATCHED)
+    windows.forget(STREAMS_WATCHED)
+    assert len(windows) == STREAMS_WATCHED - 1
+    assert not windows.take(nonces, little(10), 3, 1, 1)  # forgotten, but its nonce is not new
+    windows.clear()
+    assert len(windows) == 0
