@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self, assert_never
 
 from voicegw.adapters.mls import MlsGroup
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.adapters.timers import Timers
 from voicegw.adapters.waiters import Waiters
 from voicegw.adapters.websocket import check_tls_context, tls_context
@@ -114,7 +115,8 @@ class VoiceClient:
     in a row may fail before the call is given up. `names_channel` adds the channel to Identify, as version 9 of the
     gateway does. `rejoin_after_rate_limit` comes back 60 s after the voice server said that we asked too often; without
     it such a call ends.
-    `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`.
+    `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run
+    on; a simulated one comes from `voicegw.testing`.
     """
 
     def __init__(
@@ -136,9 +138,11 @@ class VoiceClient:
         names_channel: bool = False,
         rejoin_after_rate_limit: bool = False,
         keep_flight_record: bool = False,
+        system: System = THIS_SYSTEM,
     ) -> None:
         self.tls = ssl_context if ssl_context is not None else tls_context(ca_pem)
         check_tls_context(self.tls)
+        self.system = system
         self.channel_id = channel_id
         self.names_channel = names_channel
         self.history: deque[Transition] = deque(maxlen=HISTORY)
@@ -163,7 +167,7 @@ class VoiceClient:
         self.receiver = StreamReceiver(self._now)
         self.receiver.use_decrypt(self._decrypt)
         self._waiters = Waiters()
-        self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify)
+        self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
         self._group = MlsGroup(user_id, self._now)
         self._signalling = signalling
         self._signalling_turn = asyncio.Lock()
@@ -493,7 +497,7 @@ class VoiceClient:
     def _begin(self) -> None:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)))
+            self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)), self.system)
             self._closed = self._loop.create_future()
 
     def _joined(self, error: VoiceError | None) -> None:

@@ -303,7 +303,7 @@ class DiscordGatewayVoice:
             endpoint = parse_endpoint(
                 self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts
             )
-            websocket = await VoiceWebSocket.connect(endpoint.url, self.client.tls)
+            websocket = await VoiceWebSocket.connect(endpoint.url, self.client.tls, self.client.system)
         except CertificateRefused as error:
             self._feed(generation, SocketRefused(error))
             return

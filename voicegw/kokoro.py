@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from voicegw.wire import frames
@@ -43,12 +42,12 @@ class Kokoro:
 
     def beat(self, seq_ack: int) -> str:
         """Make the next heartbeat; its nonce is the time in ms, and one that is not outstanding yet."""
-        nonce = time.time_ns() // 1_000_000
+        nonce = self.gateway.client.system.wall_ms()
         while nonce in self._outstanding:
             nonce += 1
         while len(self._outstanding) >= MAX_OUTSTANDING:
             del self._outstanding[next(iter(self._outstanding))]
-        self._outstanding[nonce] = time.monotonic()
+        self._outstanding[nonce] = self._now()
         self.beats += 1
         return frames.encode_text(Opcode.HEARTBEAT, frames.heartbeat(nonce, seq_ack))
 
@@ -57,7 +56,10 @@ class Kokoro:
         self.answers += 1
         sent_at = self._outstanding.pop(nonce, None) if nonce is not None else None
         if sent_at is not None:
-            self.latency = time.monotonic() - sent_at
+            self.latency = self._now() - sent_at
+
+    def _now(self) -> float:
+        return self.gateway.loop.time() if self.gateway.loop is not None else 0.0
 
     def __repr__(self) -> str:
         latency = "unknown" if self.latency == self.DEFAULT_LATENCY else f"{self.latency * 1000:.1f} ms"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from voicegw.adapters.system import System
 from voicegw.adapters.udp import VoiceUdp
 from voicegw.effects import OpenUdp, UseKey
 from voicegw.errors import ConnectionFailed
@@ -28,11 +29,13 @@ class MediaPath:
         receiver: StreamReceiver,
         feed: Callable[[Event | Stamped], None],
         heard: Callable[[], None],
+        system: System,
     ) -> None:
         self._sender = sender
         self._receiver = receiver
         self._feed = feed
         self._heard = heard
+        self._system = system
         self._udp: VoiceUdp | None = None
         self._generation = 0
         self._discovering = 0
@@ -46,7 +49,7 @@ class MediaPath:
         self._generation = effect.generation
         self._received_before = 0
         try:
-            self._udp = VoiceUdp(loop, (effect.ip, effect.port), self._datagram)
+            self._udp = VoiceUdp(loop, (effect.ip, effect.port), self._datagram, self._system)
         except ConnectionFailed as error:
             self._tell(UdpFailed(error))
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.effects import ArmTimer
 
 
 class Timers:
     """Brings `fire(name, at)` at its time; `at` is the one that the effect named."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fire: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, fire: Callable[[str, float], None], system: System = THIS_SYSTEM
+    ) -> None:
         self._loop = loop
+        self._random = system.random
         self._fire = fire
         self._handles: dict[str, asyncio.TimerHandle] = {}
 
@@ -22,7 +25,7 @@ class Timers:
         self.cancel(effect.name)
         due = effect.at
         if effect.jitter:
-            due -= random.uniform(0.0, effect.after_s)  # noqa: S311 - spreads reconnects, guards nothing
+            due -= self._random.uniform(0.0, effect.after_s)
         self._handles[effect.name] = self._loop.call_at(due, self._pass, effect.name, effect.at)
 
     def cancel(self, name: str) -> None:

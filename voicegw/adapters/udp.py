@@ -8,6 +8,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.errors import ConnectionFailed
 
 RECEIVE_BUFFER_BYTES = 4 << 20
@@ -23,7 +24,11 @@ class VoiceUdp:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, address: tuple[str, int], on_datagram: Callable[[bytes], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: tuple[str, int],
+        on_datagram: Callable[[bytes], None],
+        system: System = THIS_SYSTEM,
     ) -> None:
         """Open it.
 
@@ -36,7 +41,7 @@ class VoiceUdp:
         self.received = 0
         family = socket.AF_INET6 if ipaddress.ip_address(address[0]).version == 6 else socket.AF_INET
         try:
-            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+            self._socket = system.udp_socket(family)
         except OSError as error:
             raise ConnectionFailed(f"no UDP socket can be had: {error.strerror}") from error
         try:

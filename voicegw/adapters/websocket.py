@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.errors import (
     CertificateRefused,
     ConnectionClosed,
@@ -54,7 +55,7 @@ class VoiceWebSocket:
         self._socket = socket
 
     @classmethod
-    async def connect(cls, url: str, context: ssl.SSLContext) -> VoiceWebSocket:
+    async def connect(cls, url: str, context: ssl.SSLContext, system: System = THIS_SYSTEM) -> VoiceWebSocket:
         """Dial `url`.
 
         Raises:
@@ -64,7 +65,8 @@ class VoiceWebSocket:
         """
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
-        session = aiohttp.ClientSession(trust_env=False, trace_configs=[trace])
+        connector = aiohttp.TCPConnector(socket_factory=system.tcp_socket, resolver=aiohttp.ThreadedResolver())
+        session = aiohttp.ClientSession(connector=connector, trust_env=False, trace_configs=[trace])
         try:
             socket = await session.ws_connect(
                 url,

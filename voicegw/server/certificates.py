@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,10 @@ def make_authority() -> trustme.CA:
     return trustme.CA(organization_name="voicegw local voice server")
 
 
-def server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
-    """A context with a leaf for `host`, localhost and 127.0.0.1."""
-    names = dict.fromkeys((host, "localhost", "127.0.0.1"))
+@functools.lru_cache(maxsize=8)
+def server_context(authority: trustme.CA, *hosts: str) -> ssl.SSLContext:
+    """A context with a leaf for `hosts`, localhost and 127.0.0.1."""
+    names = dict.fromkeys((*hosts, "localhost", "127.0.0.1"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     return context

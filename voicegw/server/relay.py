@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable
 
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.errors import PacketRejected
 from voicegw.server.faults import Faults
 from voicegw.server.session import ServerSession
@@ -31,6 +32,7 @@ class Relay:
         session_of: Callable[[int], ServerSession | None],
         listeners_of: Callable[[ServerSession], Iterable[ServerSession]],
         on_media: Callable[[], None],
+        system: System = THIS_SYSTEM,
     ) -> None:
         """Bind; a port of 0 takes a free one.
 
@@ -42,7 +44,7 @@ class Relay:
         self._listeners_of = listeners_of
         self._on_media = on_media
         self.tap: Callable[[int, bytes], None] | None = None
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket = system.udp_socket(socket.AF_INET)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             self._socket.setblocking(False)

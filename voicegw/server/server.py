@@ -8,10 +8,11 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.adapters.waiters import Waiters
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
@@ -25,6 +26,9 @@ from voicegw.server.session import Record, ServerSession
 from voicegw.signalling import Credentials
 from voicegw.wire.encryption import PREFERRED_MODES
 
+if TYPE_CHECKING:
+    import trustme
+
 RECORDS = 50_000
 MAX_FRAME_BYTES = 1 << 20
 
@@ -35,7 +39,8 @@ class VoiceServer:
     `admit` makes the credentials that the main gateway would give; with `open` any token and session id will do (the
     channel is then Identify's `channel_id`, else `channel_id`, else the server id). `faults` makes it misbehave. It
     has its own certificate authority, `ca_pem`. A session whose websocket broke may be resumed for `resume_window_s`
-    seconds. With `main_gateway` bots log in at `api` and `gateway_url`.
+    seconds. With `main_gateway` bots log in at `api` and `gateway_url`. `name` is what clients are told to dial where
+    it is not `host`; `authority` is shared by servers that clients shall trust alike; `system` is the host to run on.
     """
 
     def __init__(
@@ -51,8 +56,13 @@ class VoiceServer:
         resume_window_s: float = 60.0,
         channel_id: int | None = None,
         main_gateway: bool = False,
+        name: str | None = None,
+        authority: trustme.CA | None = None,
+        system: System = THIS_SYSTEM,
     ) -> None:
         self.host = host
+        self.name = name or host
+        self.system = system
         self.open = open
         self.dave = dave
         self.modes = tuple(modes)
@@ -62,7 +72,7 @@ class VoiceServer:
         self._ports = (port, udp_port)
         self._resume_window_s = resume_window_s
         self._channel_id = channel_id
-        self._authority = make_authority()
+        self._authority = authority or make_authority()
         self._admitted: dict[str, Credentials] = {}
         self._sessions: dict[str, ServerSession] = {}
         self._newest: dict[int, ServerSession] = {}
@@ -93,12 +103,14 @@ class VoiceServer:
         await runner.setup()
         try:
             site = web.TCPSite(
-                runner, self.host, self._ports[0], ssl_context=server_context(self._authority, self.host)
+                runner, self.host, self._ports[0], ssl_context=server_context(self._authority, self.host, self.name)
             )
             await site.start()
             self._port = runner.addresses[0][1]
             address = (self.host, self._ports[1])
-            self._relay = Relay(address, self.faults, self._by_ssrc.get, self._listeners_of, self._waiters.notify)
+            self._relay = Relay(
+                address, self.faults, self._by_ssrc.get, self._listeners_of, self._waiters.notify, self.system
+            )
         except OSError as error:
             await runner.cleanup()
             raise VoiceError(f"the local voice server cannot listen on {self.host}: {error.strerror}") from error
@@ -131,7 +143,7 @@ class VoiceServer:
     @property
     def endpoint(self) -> str:
         """host:port, as VOICE_SERVER_UPDATE would name it."""
-        return f"{self.host}:{self._port}"
+        return f"{self.name}:{self._port}"
 
     @property
     def api(self) -> str:

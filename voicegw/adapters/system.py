@@ -1,0 +1,54 @@
+"""The host a call runs on, as the other adapters see it: sockets, clocks, chance. Tests bring another."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import time
+from typing import Any
+
+
+class System:
+    """This host. A subclass stands for another one: `voicegw.testing.network.Host` is a simulated one.
+
+    The monotonic clock is the event loop's. `random` spreads retries and guards nothing.
+    """
+
+    def __init__(self) -> None:
+        self.random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+
+    def udp_socket(self, family: socket.AddressFamily) -> socket.socket:
+        """A fresh UDP socket.
+
+        Raises:
+            OSError: none can be had.
+        """
+        return socket.socket(family, socket.SOCK_DGRAM)
+
+    def tcp_socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """A fresh TCP socket for an address as getaddrinfo gives it.
+
+        Raises:
+            OSError: none can be had.
+        """
+        return socket.socket(*info[:3])
+
+    def wall_ms(self) -> int:
+        """Unix time in milliseconds; it may jump, so it is only ever shown, never waited for."""
+        return time.time_ns() // 1_000_000
+
+    def boot_s(self) -> float:
+        """Seconds since the host started, those in which it slept counted too."""
+        return time.clock_gettime(_BOOT_CLOCK) if _BOOT_CLOCK is not None else time.monotonic()
+
+
+def _boot_clock() -> int | None:
+    if sys.platform == "linux":
+        return time.CLOCK_BOOTTIME
+    return time.CLOCK_MONOTONIC if sys.platform == "darwin" else None  # Windows: monotonic counts sleep already
+
+
+_BOOT_CLOCK = _boot_clock()
+
+THIS_SYSTEM = System()
