@@ -177,7 +177,9 @@ async def test_send_silente_packet_is_one_frame_of_silence(server: VoiceServer, 
 
 async def test_set_speaking_sends_op_5(server: VoiceServer, client: VoiceClient) -> None:
     client.gateway._set_speaking(True)
-    client.gateway._set_speaking(False)
+    await server.wait_for(lambda: len(asked(server, Opcode.SPEAKING)) == 2)
+    client.gateway._set_speaking(True)
+    client.gateway._set_speaking(False)  # the one before has not left yet: only the last is worth sending
     ssrc = server.session(ALICE).ssrc
     expected = [{"speaking": flags, "delay": 0, "ssrc": ssrc} for flags in (0, 1, 0)]
     await server.wait_for(lambda: asked(server, Opcode.SPEAKING) == expected)

@@ -66,6 +66,7 @@ from voicegw.events import (
     LeaveRequested,
     MainSessionLost,
     MainSessionStarted,
+    ReaderFailed,
     SignallingFailed,
     SilenceSent,
     SpeechEnded,
@@ -362,15 +363,28 @@ class VoiceClient:
                 except EventNotAllowed as error:
                     refused = error if waiting is event else refused
                     effects = []
+                except Exception as error:
+                    effects = self.session.shared.effects  # the core counts on what it has asked for already
+                    self._failed(waiting, error)
                 if self.flight_recorder is not None:
                     self.flight_recorder.note(now, waiting, effects)
                 for effect in effects:
-                    self._perform(effect)
+                    try:
+                        self._perform(effect)
+                    except Exception as error:
+                        self._failed(effect, error)
         finally:
             self._busy = False
             self._waiters.notify()
         if refused is not None:
             raise refused
+
+    def _failed(self, what: Event | Stamped | Effect, error: Exception) -> None:
+        """Our defect: the websocket must not look alive any more; a fresh one may help."""
+        inner = what.event if isinstance(what, Stamped) else what
+        _log.error("%s failed in %s", type(inner).__name__, self.session.states, exc_info=error)
+        generation = self.session.shared.socket_generation
+        self._inbox.append(Stamped("websocket", generation, ReaderFailed(type(error).__name__)))
 
     def _perform(self, effect: Effect) -> None:
         match effect:

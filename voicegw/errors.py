@@ -61,7 +61,11 @@ class ConnectionFailed(VoiceError, ConnectionError):
 
 
 class InvalidHandshake(ConnectionFailed):
-    """TLS or the websocket upgrade failed."""
+    """TLS or the websocket upgrade failed; `status` is the HTTP status where the upgrade was answered with one."""
+
+    def __init__(self, what: str, status: int | None = None) -> None:
+        super().__init__(what)
+        self.status = status
 
 
 class CertificateRefused(InvalidHandshake):

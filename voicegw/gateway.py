@@ -7,6 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from voicegw.adapters.outbox import Outbox
 from voicegw.adapters.websocket import VoiceWebSocket
 from voicegw.effects import (
     SendCommitWelcome,
@@ -24,6 +25,7 @@ from voicegw.errors import (
     ConnectionClosed,
     ConnectionFailed,
     EventNotAllowed,
+    InvalidHandshake,
     MalformedFrame,
     VoiceError,
 )
@@ -34,7 +36,9 @@ from voicegw.events import (
     SocketClosed,
     SocketFailed,
     SocketOpened,
+    SocketRateLimited,
     SocketRefused,
+    SocketUnavailable,
     Stamped,
 )
 from voicegw.kokoro import Kokoro
@@ -46,7 +50,8 @@ from voicegw.wire.payloads import HeartbeatAcked
 if TYPE_CHECKING:
     from voicegw.client import VoiceClient
 
-OUTBOX_LIMIT = 512
+SLICE_S = 0.02
+TOO_MANY_REQUESTS, SERVER_TROUBLE = 429, 500  # HTTP
 
 Sendable = (
     SendIdentify
@@ -115,7 +120,7 @@ class DiscordGatewayVoice:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.websocket: VoiceWebSocket | None = None
         self._generation = 0
-        self._outbox: asyncio.Queue[str | bytes] = asyncio.Queue(OUTBOX_LIMIT)
+        self._outbox = Outbox(lambda: self.loop.time() if self.loop is not None else 0.0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
 
@@ -154,7 +159,7 @@ class DiscordGatewayVoice:
 
         Never raises for a missing, closing or broken socket: the frame is lost, and a loss is an event of its own.
         """
-        self._post(frames.encode_json(data))
+        self._put(frames.encode_json(data))
 
     async def close(self, *args: object, **kwargs: object) -> None:
         """Leave the channel and release everything; arguments are accepted for the old name's sake and mean nothing."""
@@ -173,12 +178,14 @@ class DiscordGatewayVoice:
         """Dial; what happens comes back stamped with `generation`."""
         self._generation = generation
         self._drop()
-        assert self.loop is not None
-        self._outbox = asyncio.Queue(OUTBOX_LIMIT)
-        self._runner = self._spawn(self._run(generation, self._outbox))
+        self._outbox.begin()
+        if self.kokoro is not None:
+            self.kokoro.begin()
+        self._runner = self._spawn(self._run(generation))
 
     def close_socket(self, code: int) -> None:
-        """Close with a close frame; the close comes back as an event."""
+        """Close with a close frame; the close comes back as an event. What still waits is not sent any more."""
+        self._outbox.clear()
         if self.websocket is None:
             self._drop()
             self._feed(self._generation, SocketClosed(None))
@@ -201,17 +208,18 @@ class DiscordGatewayVoice:
             case SendHeartbeat(seq_ack=seq_ack):
                 self._beat(seq_ack)
             case SendSpeaking(flags=flags, ssrc=ssrc):
-                self._post(frames.encode_text(Opcode.SPEAKING, frames.speaking(flags, ssrc)))
+                if self._alive:
+                    self._outbox.speaking(frames.encode_text(Opcode.SPEAKING, frames.speaking(flags, ssrc)))
             case SendTransitionReady(transition_id=transition_id):
                 data = frames.transition_ready(transition_id)
-                self._post(frames.encode_text(Opcode.DAVE_TRANSITION_READY, data))
+                self._put(frames.encode_text(Opcode.DAVE_TRANSITION_READY, data))
             case SendInvalidCommit(transition_id=transition_id):
                 data = frames.invalid_commit_welcome(transition_id)
-                self._post(frames.encode_text(Opcode.MLS_INVALID_COMMIT_WELCOME, data))
+                self._put(frames.encode_text(Opcode.MLS_INVALID_COMMIT_WELCOME, data))
             case SendKeyPackage(data=payload):
-                self._post(frames.encode_binary(Opcode.MLS_KEY_PACKAGE, payload))
+                self._put(frames.encode_binary(Opcode.MLS_KEY_PACKAGE, payload))
             case SendCommitWelcome(data=payload):
-                self._post(frames.encode_binary(Opcode.MLS_COMMIT_WELCOME, payload))
+                self._put(frames.encode_binary(Opcode.MLS_COMMIT_WELCOME, payload))
 
     # -- the seed's internal names: the carrying-out of one effect each
 
@@ -226,25 +234,27 @@ class DiscordGatewayVoice:
             max_dave_protocol_version,
             channel_id=credentials.channel_id if self.client.names_channel else None,
         )
-        self._post(frames.encode_text(Opcode.IDENTIFY, data))
+        if self._alive:
+            self._outbox.identify(frames.encode_text(Opcode.IDENTIFY, data))
 
     def _resume(self, seq_ack: int | None = None) -> None:
         """Op 7; without `seq_ack` the last number seen."""
         credentials = self.client.credentials
         last = self.client.session.shared.sequence.last if seq_ack is None else seq_ack
         data = frames.resume(credentials.guild_id, credentials.session_id, credentials.token, last)
-        self._post(frames.encode_text(Opcode.RESUME, data))
+        if self._alive:
+            self._outbox.resume(frames.encode_text(Opcode.RESUME, data))
 
     def _select_protocol(self, ip: str, port: int, mode: str | None = None) -> None:
         """Op 1 with our public address; without `mode` the chosen one."""
         chosen = mode if mode is not None else self.client.session.gateway.mode
-        self._post(frames.encode_text(Opcode.SELECT_PROTOCOL, frames.select_protocol(ip, port, chosen)))
+        self._put(frames.encode_text(Opcode.SELECT_PROTOCOL, frames.select_protocol(ip, port, chosen)))
 
     def _beat(self, seq_ack: int | None = None) -> None:
         """Op 3; without `seq_ack` the last number seen."""
-        if self.kokoro is not None:
+        if self.kokoro is not None and self._alive:
             last = self.client.session.shared.sequence.last if seq_ack is None else seq_ack
-            self._post(self.kokoro.beat(last))
+            self._outbox.heartbeat(self.kokoro.beat(last))
 
     def _initial_connection(self, data: Any) -> None:
         """Take Ready's `d`, a mapping as the server sends it: the path for media is opened from it."""
@@ -298,44 +308,57 @@ class DiscordGatewayVoice:
 
     # -- one websocket's life
 
-    async def _run(self, generation: int, outbox: asyncio.Queue[str | bytes]) -> None:
+    async def _run(self, generation: int) -> None:
         try:
-            endpoint = parse_endpoint(
-                self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts
-            )
-            websocket = await VoiceWebSocket.connect(endpoint.url, self.client.tls, self.client.system)
-        except CertificateRefused as error:
-            self._feed(generation, SocketRefused(error))
-            return
+            websocket = await self._dial()
         except ConnectionFailed as error:
-            self._feed(generation, SocketFailed(error))
+            self._feed(generation, _what_failed(error))
+            return
+        except Exception as error:
+            self._failed(generation, error)
             return
         self.websocket = websocket
-        writer = self._spawn(self._write(websocket, outbox))
+        writer = self._spawn(self._write(websocket))
         try:
             self._feed(generation, SocketOpened())
-            while not await self._poll_event():
-                pass
+            await self._read()
         except Exception as error:
-            _log.exception("handling a frame of the voice server failed")
-            self._feed(generation, ReaderFailed(type(error).__name__))
+            self._failed(generation, error)
         finally:
             writer.cancel()
             if self.websocket is websocket:
                 self.websocket = None
             await websocket.release()
 
-    async def _write(self, websocket: VoiceWebSocket, outbox: asyncio.Queue[str | bytes]) -> None:
+    def _failed(self, generation: int, error: Exception) -> None:
+        _log.error("reading the voice websocket failed", exc_info=error)
+        self._feed(generation, ReaderFailed(type(error).__name__))
+
+    async def _dial(self) -> VoiceWebSocket:
+        endpoint = parse_endpoint(self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts)
+        return await VoiceWebSocket.connect(endpoint.url, self.client.tls, self.client.system)
+
+    async def _read(self) -> None:
+        """Take frames until the last; many at once are taken in slices, so that the heart beats between them."""
+        assert self.loop is not None
+        slice_ends = self.loop.time() + SLICE_S
+        while not await self._poll_event():
+            if self.loop.time() >= slice_ends:
+                await asyncio.sleep(0)
+                slice_ends = self.loop.time() + SLICE_S
+
+    async def _write(self, websocket: VoiceWebSocket) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                await websocket.send(await outbox.get())
+                await websocket.send(await self._outbox.get())
 
-    def _post(self, frame: str | bytes) -> None:
-        if self._runner is None or self._runner.done():
-            return
-        try:
-            self._outbox.put_nowait(frame)
-        except asyncio.QueueFull:
+    @property
+    def _alive(self) -> bool:
+        """Is there a websocket, or will there be one, that what is sent now can leave on?"""
+        return self._runner is not None and not self._runner.done()
+
+    def _put(self, frame: str | bytes) -> None:
+        if self._alive and not self._outbox.put(frame):
             self._drop()
             self._feed(self._generation, SocketClosed(None))
 
@@ -359,3 +382,15 @@ class DiscordGatewayVoice:
         """Wait until every task of the gateway has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _what_failed(error: ConnectionFailed) -> Event:
+    """What a dial that failed means."""
+    status = error.status if isinstance(error, InvalidHandshake) else None
+    if isinstance(error, CertificateRefused):
+        return SocketRefused(error)
+    if status == TOO_MANY_REQUESTS:
+        return SocketRateLimited(error)
+    if status is not None and status >= SERVER_TROUBLE:
+        return SocketUnavailable(error)
+    return SocketFailed(error)

@@ -51,6 +51,10 @@ class Kokoro:
         self.beats += 1
         return frames.encode_text(Opcode.HEARTBEAT, frames.heartbeat(nonce, seq_ack))
 
+    def begin(self) -> None:
+        """A new websocket: what was asked on the one before is not answered any more."""
+        self._outstanding.clear()
+
     def answered(self, nonce: int | None) -> None:
         """Take the server's answer; only one that is outstanding tells a latency."""
         self.answers += 1

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.effects import ArmTimer
 
+LATE_S = 0.1
+
 
 class Timers:
-    """Brings `fire(name, at)` at its time; `at` is the one that the effect named."""
+    """Brings `fire(name, at)` at its time; `at` is the one that the effect named.
+
+    A timer that the loop brings late, as after a stall of the process, gives way once to what has arrived meanwhile:
+    an answer that lies in a socket's buffer is not late, its reader was.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fire: Callable[[str, float], None], system: System = THIS_SYSTEM
@@ -26,7 +32,7 @@ class Timers:
         due = effect.at
         if effect.jitter:
             due -= self._random.uniform(0.0, effect.after_s)
-        self._handles[effect.name] = self._loop.call_at(due, self._pass, effect.name, effect.at)
+        self._handles[effect.name] = self._loop.call_at(due, self._pass, effect.name, effect.at, due)
 
     def cancel(self, name: str) -> None:
         """Forget one timer."""
@@ -42,6 +48,12 @@ class Timers:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def _pass(self, name: str, at: float) -> None:
+    def _pass(self, name: str, at: float, due: float) -> None:
+        if self._loop.time() - due > LATE_S:
+            self._handles[name] = self._loop.call_later(0.0, self._fire_now, name, at)
+        else:
+            self._fire_now(name, at)
+
+    def _fire_now(self, name: str, at: float) -> None:
         self._handles.pop(name, None)
         self._fire(name, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from voicegw.errors import (
 )
 
 MAX_FRAME_BYTES = 1 << 20
+NO_STATUS = 1005  # RFC 6455: a close frame without a code
 
 
 def tls_context(ca_pem: bytes | None = None) -> ssl.SSLContext:
@@ -53,6 +55,7 @@ class VoiceWebSocket:
     def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._session = session
         self._socket = socket
+        self._closed_by_us: asyncio.Event | None = None
 
     @classmethod
     async def connect(cls, url: str, context: ssl.SSLContext, system: System = THIS_SYSTEM) -> VoiceWebSocket:
@@ -86,14 +89,20 @@ class VoiceWebSocket:
         """The next frame.
 
         Raises:
-            ConnectionClosed: there is none; `code` is the peer's close code, None where no close frame came.
+            ConnectionClosed: there is none; `code` is the close code: the peer's, or ours where the peer broke the
+                websocket protocol (1002, 1007, 1009), None where no close frame came.
             MalformedFrame: a frame that is neither text nor binary.
         """
         message = await self._socket.receive()
         if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
             data: str | bytes = message.data
             return data
-        if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            raise ConnectionClosed(message.data or NO_STATUS, "the voice websocket was closed")
+        if message.type is aiohttp.WSMsgType.CLOSING or message.type is aiohttp.WSMsgType.CLOSED:
+            if self._closed_by_us is None:
+                raise ConnectionClosed(None, "the voice websocket ended without a close frame")
+            await self._closed_by_us.wait()  # whoever frees the connection before cuts our close frame off
             raise ConnectionClosed(self._socket.close_code, "the voice websocket was closed")
         if message.type is aiohttp.WSMsgType.ERROR:
             raise ConnectionClosed(self._socket.close_code, "the voice websocket broke")
@@ -115,9 +124,11 @@ class VoiceWebSocket:
 
     async def close(self, code: int = 1000) -> None:
         """Close with a close frame, waiting 2 s at most for the peer's."""
+        self._closed_by_us = asyncio.Event()
         try:
             await self._socket.close(code=code)
         finally:
+            self._closed_by_us.set()
             await self._session.close()
 
     async def release(self) -> None:
@@ -140,7 +151,8 @@ def _translate(error: Exception) -> NoReturn:
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         raise InvalidHandshake("TLS with the voice server failed") from error
     if isinstance(error, aiohttp.WSServerHandshakeError):
-        raise InvalidHandshake(f"the voice server refused the websocket upgrade (HTTP {error.status})") from error
+        what = f"the voice server refused the websocket upgrade (HTTP {error.status})"
+        raise InvalidHandshake(what, error.status) from error
     if isinstance(error, aiohttp.ClientError | OSError | TimeoutError):
         raise ConnectionFailed(f"the voice server cannot be reached: {_brief(error)}") from error
     raise error
