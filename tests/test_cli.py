@@ -183,7 +183,7 @@ def test_simulate_shows_the_first_run_that_fails(
     done = call(capfd, "simulate", "--seeds", "3", "--json")
     assert done.code == 1
     assert done.result["violations"] == 3
-    assert "seed 0: after " in done.err
+    assert "seed 0: V02: armed are " in done.err
     assert "call idle join_requested joining.asking" in done.err
 
 

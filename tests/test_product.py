@@ -52,14 +52,14 @@ def shortest(what: str) -> tuple[str, ...]:
 
 def test_a_group_that_is_not_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GatewaySession, "end_session", lambda session, event: None)
-    way = shortest("the UDP path outlives its voice session")
+    way = shortest("V16: the UDP path outlives its voice session")
     assert way[:5] == ("join", "voice state", "voice server", "socket opened", "hello")
     assert len(way) <= 8
 
 
 def test_speech_without_a_group_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DaveSession, "forbid_speech", DaveSession.allow_encrypted)
-    assert "speech started" in shortest("speech leaves while E2EE is not ready")
+    assert "speech started" in shortest("V09: speech leaves while E2EE is not ready")
 
 
 def test_an_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +67,13 @@ def test_an_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError("bug")
 
     monkeypatch.setattr(TransportSession, "open_udp", broken)
-    assert shortest("the core raises KeyError")[-1] == "ready"
+    assert shortest("V01: the core raises KeyError")[-1] == "ready"
 
 
 def test_a_timer_that_is_not_cancelled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from voicegw.core.machine_session import MachineSession
 
     monkeypatch.setattr(MachineSession, "cancel", lambda session, deadline: None)
-    way = shortest("armed timers are not the deadlines of the states")
+    way = shortest("V02: armed timers are not the deadlines of the states")
     assert way[0] == "join"
     assert len(way) == 2

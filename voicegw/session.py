@@ -33,13 +33,14 @@ HEARERS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step of one machine, for logs, tests and pictures."""
+    """One step of one machine, for logs, tests and pictures; `row` counts from 1 in its table."""
 
     machine: str
     before: str
     event: str
     after: str
     at: float
+    row: int = 0
 
 
 class VoiceSession:
@@ -136,5 +137,7 @@ class VoiceSession:
         for hearer in hearers:
             machine: MachineSession = getattr(self, hearer)
             before = machine.state
-            if machine.fire(event) and self.observer is not None:
-                self.observer(Transition(machine.machine, before, event.name, machine.state, self.shared.now))
+            taken = machine.fire(event)
+            if taken is not None and self.observer is not None:
+                now, row = self.shared.now, taken.row.number
+                self.observer(Transition(machine.machine, before, event.name, machine.state, now, row))

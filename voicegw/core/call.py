@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
@@ -25,6 +26,7 @@ from voicegw.wire.endpoint import parse_endpoint
 
 BACKOFF_BASE_S = 0.5
 MAX_E2EE_FAILURES = 3
+MAX_PAIRS_KEPT = 64
 
 
 class CallSession(MachineSession):
@@ -51,7 +53,7 @@ class CallSession(MachineSession):
         self.session_id: Secret[str] | None = None
         self.token: Secret[str] | None = None
         self.endpoint: str | None = None
-        self.dialled: tuple[Secret[str], Secret[str]] | None = None
+        self.dialled: deque[tuple[Secret[str], Secret[str]]] = deque(maxlen=MAX_PAIRS_KEPT)
         self.state_fresh = False
         self.departures = 0
         self.attempts = 0
@@ -93,10 +95,18 @@ class CallSession(MachineSession):
     # guards: the pair
 
     def completes_pair(self, event: VoiceStateUpdated | VoiceServerUpdated) -> bool:
-        """Is the other half of this join there?"""
+        """Is the other half of this join there, and was this pair never dialled?"""
         if isinstance(event, VoiceStateUpdated):
-            return self.token is not None
-        return self.session_id is not None
+            return self.token is not None and self._unused(event.session_id, self.token)
+        return self.session_id is not None and self._unused(self.session_id, event.token)
+
+    def changes_session_afresh(self, event: VoiceStateUpdated) -> bool:
+        """Does it make another pair of the server in hand, one that was never dialled?"""
+        return self.changes_session(event) and self.token is not None and self._unused(event.session_id, self.token)
+
+    def moved_once_too_often(self, event: VoiceStateUpdated) -> bool:
+        """Does it make the session in hand useless, and was that the last attempt?"""
+        return self.changes_session(event) and self.attempts_spent(event)
 
     def null_endpoint(self, event: VoiceServerUpdated) -> bool:
         """Did the voice server go away?"""
@@ -115,8 +125,10 @@ class CallSession(MachineSession):
         return False
 
     def same_server(self, event: VoiceServerUpdated) -> bool:
-        """Is it the one that we have?"""
-        return event.token == self.token and event.endpoint == self.endpoint
+        """Is it the one that we have, or one that this session was dialled with before?"""
+        if event.token == self.token and event.endpoint == self.endpoint:
+            return True
+        return self.session_id is not None and not self._unused(self.session_id, event.token)
 
     def session_known(self, event: Any) -> bool:
         """Is there a session id to go with the server?"""
@@ -128,9 +140,7 @@ class CallSession(MachineSession):
 
     def pair_fresh(self, event: Any) -> bool:
         """Is there a pair that was not dialled yet?"""
-        if self.session_id is None or self.token is None:
-            return False
-        return (self.session_id, self.token) != self.dialled
+        return self.session_id is not None and self.token is not None and self._unused(self.session_id, self.token)
 
     # guards: attempts
 
@@ -221,7 +231,7 @@ class CallSession(MachineSession):
         assert self.token is not None
         assert self.endpoint is not None
         self.state_fresh = False
-        self.dialled = (self.session_id, self.token)
+        self.dialled.append((self.session_id, self.token))
         self.shared.credentials = Credentials(
             guild_id=self.shared.guild_id,
             channel_id=self.shared.channel_id,
@@ -331,3 +341,6 @@ class CallSession(MachineSession):
     def _before(self) -> str:
         """What went wrong first: another join was its consequence."""
         return f" Before that: {self.error}" if isinstance(self.error, ConnectionError) else ""
+
+    def _unused(self, session_id: Secret[str], token: Secret[str]) -> bool:
+        return (session_id, token) not in self.dialled

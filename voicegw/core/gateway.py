@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
@@ -69,6 +70,7 @@ from voicegw.wire.payloads import (
 
 REJECTED_LIMIT = 10
 RESUME_BACKOFF_S = 1.0
+MAX_USERS = 1000
 
 
 class GatewaySession(MachineSession):
@@ -225,8 +227,9 @@ class GatewaySession(MachineSession):
             self.shared.effects.append(MapSsrc(event.audio_ssrc, event.user_id))
 
     def note_users(self, event: ClientsConnected) -> None:
-        """More users are in the call."""
-        joined = tuple(user for user in event.user_ids if user not in self.shared.users)
+        """More users are in the call; those above the cap are strangers."""
+        new = (user for user in dict.fromkeys(event.user_ids) if user not in self.shared.users)
+        joined = tuple(itertools.islice(new, MAX_USERS - len(self.shared.users)))
         self.shared.users.update(joined)
         self.shared.report(UsersChanged(joined=joined, left=()))
 

@@ -10,7 +10,7 @@ from voicegw.errors import TableError
 from voicegw.tables.check import check_words
 from voicegw.tables.load import load_table
 from voicegw.tables.machine import Engine, engine
-from voicegw.tables.model import Table
+from voicegw.tables.model import Table, Transition
 
 
 class MachineSession:
@@ -34,8 +34,8 @@ class MachineSession:
         self.shared = shared
         self.state = self.table.initial
 
-    def fire(self, event: Any) -> bool:
-        """Let the table decide; was a row taken? Raises EventNotAllowed where the table refuses."""
+    def fire(self, event: Any) -> Transition | None:
+        """Let the table decide; the row that was taken. Raises EventNotAllowed where the table refuses."""
         return self.engine.fire(self, event)
 
     # what the engine asks for when a state is entered or left

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
 from voicegw.events import (
@@ -37,8 +39,9 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.session import E2EEPolicy, Options
-from voicegw.testing.world import CHANNEL, ENDPOINT, MEDIA, OTHER, Violation, World
+from voicegw.testing.invariants import Violation
+from voicegw.testing.plan import WAIT, WAITS_S, Plan, plan_of
+from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, MEDIA, OTHER, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
     ClientDisconnected,
@@ -58,7 +61,7 @@ from voicegw.wire.payloads import (
     WelcomeReceived,
 )
 
-STEPS = 40
+KEPT_LINES = 50
 GIVE_UP_S = 3600.0
 ANSWERS = (
     "SendVoiceState",
@@ -83,81 +86,69 @@ CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
 
 @dataclass(slots=True)
 class Run:
-    """What one seed brought; `violation` is None where all invariants held and the call came to ready or to its end."""
+    """What one plan brought; `violation` is None where all invariants held and the call came to ready or to its end.
 
-    seed: int
+    `rows` are the rows that were taken, as (machine, row, state before, state after).
+    """
+
+    plan: Plan
     events: int = 0
     virtual_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    rows: set[tuple[str, int, str, str]] = field(default_factory=set)
     trace_hash: str = ""
     violation: str | None = None
     tail: list[str] = field(default_factory=list)
 
+    @property
+    def seed(self) -> int:
+        """The plan's."""
+        return self.plan.seed
+
 
 class Chaos:
-    """One run: a world, and what is done to it. Network, schedule and the bot draw from streams of their own."""
+    """One run: a world, and what a plan does to it."""
 
-    def __init__(self, seed: int) -> None:
-        self.run = Run(seed)
-        self._network = random.Random(f"network {seed}")  # noqa: S311 - a simulation must be repeatable
-        self._choice = random.Random(f"choice {seed}")  # noqa: S311
-        policy = self._choice.choice(list(E2EEPolicy)[:2])
-        others = (OTHER,) if self._choice.random() < 0.8 else ()
-        options = Options(
-            policy=policy,
-            max_attempts=self._choice.choice((2, 3, 12)),
-            rejoin_after_rate_limit=self._choice.random() < 0.5,
-        )
-        self.world = World(options, others=others, latency_s=self._network.choice((0.0, 0.02, 0.3, 2.0)))
-        self.world.dave_protocol_version = 0 if policy is E2EEPolicy.ALLOW and self._network.random() < 0.3 else 1
-        self.world.on_event = self._count
-        self._past: list[Event | Stamped] = []
+    def __init__(self, plan: int | Plan) -> None:
+        self.plan = plan if isinstance(plan, Plan) else plan_of(plan, NAMES)
+        self.run = Run(self.plan)
+        others = () if self.plan.alone else (OTHER,)
+        self.world = World(self.plan.options, others=others, latency_s=self.plan.latency_s)
+        self.world.dave_protocol_version = self.plan.dave_protocol_version
+        self._draw = random.Random(0)  # noqa: S311 - a simulation must be repeatable
         self._hash = hashlib.sha256()
 
-    def go(self, steps: int = STEPS) -> Run:
+    def go(self) -> Run:
         """Join, let things happen, heal, and see the call come to ready or to its end."""
-        world, run = self.world, self.run
-        begin = world.now
+        run = self.run
         try:
-            self._feed(JoinRequested(CHANNEL))
-            for _ in range(steps):
-                self.step()
+            for name, draw in self.plan.steps:
+                self.happen(name, draw)
             self.heal()
         except Violation as violation:
             run.violation = str(violation)
-        except Exception as error:  # whatever it is, the core must not raise it
-            run.violation = f"{type(error).__name__}: {error}"
-        for transition in world.trace:
-            line = f"{transition.at:.6f} {transition.machine} {transition.before} {transition.event} {transition.after}"
-            self._hash.update(line.encode())
-            run.tail.append(line)
-        for at, effect in world.effects:
-            self._hash.update(f"{at:.6f} {effect!r}".encode())
-        del run.tail[:-50]
-        run.virtual_s = world.now - begin
+        self.fold()
         run.trace_hash = self._hash.hexdigest()
         return run
 
-    def step(self) -> None:
-        """One thing happens, or time passes."""
-        if self._choice.random() < 0.5:
-            self.world.advance(self._choice.choice((0.0, 0.05, 1.0, 6.0, 31.0)))
-            return
-        self._do(self._choice.choice(tuple(HAPPENINGS)))
-
     def happen(self, name: str, draw: int) -> None:
         """One thing happens, its details drawn from `draw`; the first of all is that the bot joins."""
-        self._network.seed(draw)
-        self._choice.seed(draw)
-        if self.world.states["call"] == "idle":
+        world = self.world
+        self._draw.seed(draw)
+        if world.session.call.state == "idle":
             self._feed(JoinRequested(CHANNEL))
-        self._do(name)
+        if name == WAIT:
+            world.advance(self._draw.choice(WAITS_S))
+            return
+        self.run.faults[name] += 1
+        for event in HAPPENINGS[name](self):
+            self._feed(event)
 
     def heal(self) -> None:
         """Everybody answers again, and the call comes to ready or to its end.
 
         Raises:
-            Violation: it does neither within an hour.
+            Violation: it does neither within the time that the tables give it.
         """
         if self.world.states["call"] == "idle":
             return
@@ -165,19 +156,28 @@ class Chaos:
         self.world.latency_s = 0.02
         self.world.until(self._settled, GIVE_UP_S)
 
-    def _do(self, name: str) -> None:
-        self.run.faults[name] += 1
-        for event in HAPPENINGS[name](self):
-            self._feed(event)
-
-    def server(self, *events: Event) -> Iterator[Stamped]:
-        """What the voice server says now."""
-        for event in events:
-            yield self.world._stamped(event)
+    def fold(self) -> None:
+        """Put what the world has kept into the trace hash and let it go, for runs that are long."""
+        world, run = self.world, self.run
+        lines = [
+            f"{step.at!r} {step.machine} {step.before} {step.event} {step.after} {step.row}" for step in world.trace
+        ]
+        effects = "\n".join([f"{at!r} {type(effect).__name__} {fields_of(effect)}" for at, effect in world.effects])
+        heard = "\n".join([f"{at!r} {_name_of(event)}" for at, event in world.heard])
+        if CANARY in effects and run.violation is None:
+            run.violation = "V18: a secret shows in an effect"
+        self._hash.update("\n".join([*lines, effects, heard]).encode())
+        run.events += len(world.heard)
+        run.rows.update({(step.machine, step.row, step.before, step.after) for step in world.trace})
+        run.virtual_s = world.now - world.BEGIN
+        run.tail = [*run.tail, *lines][-KEPT_LINES:]
+        for kept in (world.trace, world.effects, world.heard):
+            kept.clear()
 
     def _settled(self) -> bool:
-        states = self.world.states
-        return states["call"] == "closed" or (states["call"] == "connected" and states["gateway"] == "ready")
+        session = self.world.session
+        call = session.call.state
+        return call == "closed" or (call == "connected" and session.gateway.state == "ready")
 
     def _feed(self, event: Event | Stamped) -> None:
         try:
@@ -185,26 +185,27 @@ class Chaos:
         except EventNotAllowed:
             self.run.faults["refused wishes"] += 1
 
-    def _count(self, event: Event | Stamped) -> None:
-        self.run.events += 1
-        self._past.append(event)
+    def _server(self, *events: Event) -> Iterator[Stamped]:
+        """What the voice server says now."""
+        for event in events:
+            yield self.world._stamped(event)
 
     # -- what can happen
 
     def silence(self) -> Iterator[Event | Stamped]:
         """Somebody answers no more, or again."""
-        self.world.unanswered ^= {self._network.choice(ANSWERS)}
+        self.world.unanswered ^= {self._draw.choice(ANSWERS)}
         yield from ()
 
     def close(self) -> Iterator[Event | Stamped]:
         """The websocket ends, with any code or none."""
-        codes = RESUMABLE if self._network.random() < 0.7 else CLOSE_CODES
-        yield self.world._stamped(SocketClosed(self._network.choice(codes)), numbered=False)
+        codes = RESUMABLE if self._draw.random() < 0.7 else CLOSE_CODES
+        yield self.world._stamped(SocketClosed(self._draw.choice(codes)), numbered=False)
 
     def failure(self) -> Iterator[Event | Stamped]:
         """A dial, a socket or a reader fails."""
         error = ConnectionFailed("simulated")
-        event = self._network.choice(
+        event = self._draw.choice(
             (
                 SocketFailed(error),
                 SocketUnavailable(error),
@@ -214,36 +215,55 @@ class Chaos:
             )
         )
         yield self.world._stamped(event, numbered=False)
-        if self._network.random() < 0.3:
+        if self._draw.random() < 0.3:
             yield Stamped("udp", self.world.session.shared.udp_generation, UdpFailed(error))
 
     def garbage(self) -> Iterator[Event | Stamped]:
         """Frames that cannot be decoded."""
-        for _ in range(self._network.choice((1, 1, 2, 12))):
-            yield self.world._stamped(FrameRejected(self._network.choice((None, 2, 4, 27))), numbered=False)
+        for _ in range(self._draw.choice((1, 1, 2, 12))):
+            yield self.world._stamped(FrameRejected(self._draw.choice((None, 2, 4, 27))), numbered=False)
 
     def repetition(self) -> Iterator[Event | Stamped]:
         """Something that was said before is said again."""
-        if self._past:
-            past = self._network.choice(self._past[-30:])
-            if isinstance(past, Stamped) and past.seq is not None and self._network.random() < 0.5:
+        if self.world.heard:
+            past = self._draw.choice(self.world.heard[-30:])[1]
+            if isinstance(past, Stamped) and past.seq is not None and self._draw.random() < 0.5:
                 past = self.world._stamped(past.event)
             yield past
 
+    def ghost(self) -> Iterator[Event | Stamped]:
+        """Sockets that were replaced speak up."""
+        shared = self.world.session.shared
+        live = {"websocket": shared.socket_generation, "udp": shared.udp_generation}
+        old = [
+            event
+            for _, event in self.world.heard[-60:]
+            if isinstance(event, Stamped) and event.generation < live[event.source]
+        ]
+        for _ in range(min(len(old), 3)):
+            yield self._draw.choice(old)
+
+    def old_pair(self) -> Iterator[Event | Stamped]:
+        """The main gateway repeats a voice state and a voice server of before."""
+        for kind in self._draw.sample((VoiceStateUpdated, VoiceServerUpdated), 2):
+            said = [event for _, event in self.world.heard if isinstance(event, kind)]
+            if said:
+                yield self._draw.choice(said)
+
     def oddity(self) -> Iterator[Event | Stamped]:
         """The voice server says what fits at another time."""
-        number = self._network.randrange(4)
-        version = self._network.choice((0, 1, 1, 1))
-        yield from self.server(
-            self._network.choice(
+        number = self._draw.randrange(4)
+        version = self._draw.choice((0, 1, 1, 1))
+        yield from self._server(
+            self._draw.choice(
                 (
-                    HelloReceived(self._network.choice((1.0, 13.75, 300.0)), 8),
-                    ReadyReceived(7, self._network.choice((MEDIA, "10.0.0.1")), 9, PREFERRED_MODES[:number]),
+                    HelloReceived(self._draw.choice((1.0, 13.75, 300.0)), 8),
+                    ReadyReceived(7, self._draw.choice((MEDIA, "10.0.0.1")), 9, PREFERRED_MODES[:number]),
                     ResumedReceived(),
                     HeartbeatRequested(),
                     SpeakingReceived(OTHER, 5, 1),
                     Unlisted(99),
-                    self.world.description(self._network.choice((None, *PREFERRED_MODES)), number),
+                    self.world.description(self._draw.choice((None, *PREFERRED_MODES)), number),
                     TransitionPrepared(version, number),
                     TransitionExecuted(number),
                     EpochPrepared(version, number),
@@ -257,50 +277,67 @@ class Chaos:
 
     def downgrade(self) -> Iterator[Event | Stamped]:
         """The voice server gives E2EE up, perhaps without finishing it, and perhaps begins with it again."""
-        number = self._network.randrange(4)
-        yield from self.server(TransitionPrepared(0, number))
-        if self._network.random() < 0.7:
-            yield from self.server(TransitionExecuted(number))
-        if self._network.random() < 0.5:
-            yield from self.server(EpochPrepared(1, 1))
+        number = self._draw.randrange(4)
+        yield from self._server(TransitionPrepared(0, number))
+        if self._draw.random() < 0.7:
+            yield from self._server(TransitionExecuted(number))
+        if self._draw.random() < 0.5:
+            yield from self._server(EpochPrepared(1, 1))
 
     def membership(self) -> Iterator[Event | Stamped]:
         """Others come and go."""
-        user_id = self._network.choice((OTHER, 7, 8))
-        joined = self._network.random() < 0.5
-        yield from self.server(ClientsConnected((user_id,)) if joined else ClientDisconnected(user_id))
+        user_id = self._draw.choice((OTHER, 7, 8))
+        joined = self._draw.random() < 0.5
+        yield from self._server(ClientsConnected((user_id,)) if joined else ClientDisconnected(user_id))
 
     def group(self) -> Iterator[Event | Stamped]:
         """The MLS library does not like what came."""
-        number = self._network.randrange(4)
-        yield self._network.choice(
+        number = self._draw.randrange(4)
+        yield self._draw.choice(
             (GroupRejected(number, "simulated"), CommitIgnored(number), ProposalsRejected(False, b"\0", "simulated"))
         )
 
     def main_gateway(self) -> Iterator[Event | Stamped]:
         """Kicks, moves, other servers, null endpoints, a lost session, in any order."""
-        number = self._network.randrange(1000)
-        if self._network.random() < 0.05:
-            yield VoiceStateUpdated(None, Secret("kicked"))
+        number = self._draw.randrange(1000)
+        if self._draw.random() < 0.05:
+            yield VoiceStateUpdated(None, Secret(f"{CANARY} kicked"))
             return
-        yield self._network.choice(
+        yield self._draw.choice(
             (
-                VoiceStateUpdated(CHANNEL + number % 2, Secret(f"moved {number}")),
-                VoiceServerUpdated(Secret(f"other {number}"), ENDPOINT),
-                VoiceServerUpdated(Secret(f"null {number}"), None),
+                VoiceStateUpdated(CHANNEL + number % 2, Secret(f"{CANARY} moved {number}")),
+                VoiceServerUpdated(Secret(f"{CANARY} other {number}"), ENDPOINT),
+                VoiceServerUpdated(Secret(f"{CANARY} null {number}"), None),
                 SignallingFailed("RuntimeError"),
                 MainSessionLost(),
                 MainSessionStarted(),
             )
         )
 
+    def moves(self) -> Iterator[Event | Stamped]:
+        """Moved again and again, states and servers in any order."""
+        for number in range(self._draw.choice((2, 5, 30))):
+            if self._draw.random() < 0.5:
+                yield VoiceStateUpdated(CHANNEL + number % 3, Secret(f"{CANARY} moved {self._draw.randrange(4)}"))
+            else:
+                yield VoiceServerUpdated(Secret(f"{CANARY} other {self._draw.randrange(4)}"), ENDPOINT)
+            if self._draw.random() < 0.2:
+                self.world.advance(self._draw.choice((0.02, 0.3)))
+
+    def crowd(self) -> Iterator[Event | Stamped]:
+        """Very many come, and some go."""
+        begin = self._draw.randrange(1, 5000)
+        many = self._draw.choice((5, 50, 700))
+        yield from self._server(ClientsConnected(tuple(range(begin, begin + many))))
+        yield from self._server(ClientDisconnected(begin))
+
     def bot(self) -> Iterator[Event | Stamped]:
         """Wishes, sensible or not."""
-        wish = self._choice.random()
+        wish = self._draw.random()
         if wish < 0.7:
-            yield self._choice.choice((SpeechStarted(), SpeechEnded()))
+            yield self._draw.choice((SpeechStarted(), SpeechEnded()))
         elif wish < 0.9:
-            yield JoinRequested(CHANNEL + self._choice.randrange(2))
+            yield JoinRequested(CHANNEL + self._draw.randrange(2))
         elif wish < 0.95:
             yield JoinAbandoned(VoiceTimeout("simulated"))
         elif wish > 0.99:
@@ -309,12 +346,14 @@ class Chaos:
     def wear(self) -> Iterator[Event | Stamped]:
         """The key is used up, the path is quiet."""
         generation = self.world.session.shared.udp_generation
-        yield self._network.choice((KeyExhausted(), Stamped("udp", generation, PathUnheard())))
+        yield self._draw.choice((KeyExhausted(), Stamped("udp", generation, PathUnheard())))
 
     def stall(self) -> Iterator[Event | Stamped]:
         """The process does not run for a while; timers fire late, one of them stale."""
-        self.world.now += self._network.choice((0.5, 5.0, 60.0))
-        yield DeadlinePassed(self._network.choice(("beat_due", "hello_timeout", "settled")), self.world.now)
+        world = self.world
+        world.now += self._draw.choice((0.5, 5.0, 60.0))
+        name = self._draw.choice(("beat_due", "hello_timeout", "settled", *world.timers))
+        yield DeadlinePassed(name, world.timers.get(name, world.now) - 0.125)
 
 
 HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
@@ -325,13 +364,35 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
         Chaos.failure,
         Chaos.garbage,
         Chaos.repetition,
+        Chaos.ghost,
+        Chaos.old_pair,
         Chaos.oddity,
         Chaos.downgrade,
         Chaos.membership,
+        Chaos.crowd,
         Chaos.group,
         Chaos.main_gateway,
+        Chaos.moves,
         Chaos.bot,
         Chaos.wear,
         Chaos.stall,
     )
 }
+NAMES = tuple(HAPPENINGS)
+
+
+def fields_of(thing: object) -> str:
+    """The fields of a dataclass as text; what `repr` says, at a third of its time."""
+    kind = type(thing)
+    getter = _getters.get(kind)
+    if getter is None:
+        names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+        getter = _getters[kind] = operator.attrgetter(*names) if names else lambda thing: ()
+    return repr(getter(thing))
+
+
+_getters: dict[type, Callable[[Any], object]] = {}
+
+
+def _name_of(event: Event | Stamped) -> str:
+    return type(event.event).__name__ if isinstance(event, Stamped) else type(event).__name__

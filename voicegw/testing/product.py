@@ -54,7 +54,8 @@ from voicegw.events import (
 )
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, VoiceSession
-from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER, forbidden
+from voicegw.testing.invariants import forbidden
+from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.frames import SequenceCounter
 from voicegw.wire.payloads import (
@@ -199,12 +200,12 @@ def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exp
             except EventNotAllowed:
                 effects = []
             except Exception as error:  # the core must raise nothing else, whatever comes
-                what = f"the core raises {type(error).__name__}"
+                what = f"V01: the core raises {type(error).__name__}"
                 found.setdefault(what, Counterexample(trail, what))
                 continue
             wrongs = list(forbidden(branch))
             if any(isinstance(effect, ReleaseStream) and not effect.encrypted for effect in effects):
-                wrongs += ["speech leaves in the clear against the policy"] * (policy is E2EEPolicy.REQUIRE)
+                wrongs += ["V09: speech leaves in the clear against the policy"] * (policy is E2EEPolicy.REQUIRE)
             for what in wrongs:
                 found.setdefault(what, Counterexample(trail, what))
             kind = kind_of(branch)

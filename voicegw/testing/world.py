@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from voicegw.effects import (
     AbortSocket,
@@ -13,16 +14,12 @@ from voicegw.effects import (
     ArmTimer,
     CancelTimer,
     CloseSocket,
-    CloseUdp,
     CreateGroup,
     DrainStream,
-    DropKey,
     Effect,
-    HoldStream,
     Notice,
     OpenSocket,
     OpenUdp,
-    ReleaseStream,
     Report,
     SendDiscovery,
     SendHeartbeat,
@@ -31,11 +28,10 @@ from voicegw.effects import (
     SendKeyPackage,
     SendResume,
     SendSelectProtocol,
-    SendSpeaking,
     SendTransitionReady,
     SendVoiceState,
 )
-from voicegw.errors import VoiceError
+from voicegw.errors import EventNotAllowed
 from voicegw.events import (
     DeadlinePassed,
     Event,
@@ -53,7 +49,8 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
+from voicegw.session import Options, Transition, VoiceSession
+from voicegw.testing.invariants import Invariants, Violation, broken, refused
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
     ClientsConnected,
@@ -70,10 +67,7 @@ from voicegw.wire.payloads import (
 
 USER, GUILD, CHANNEL, OTHER = 104694319306248192, 41771983423143937, 127121515262115840, 158533742254751744
 ENDPOINT, MEDIA = "c-ams20-20d36bc4.discord.media:2087", "8.8.8.8"
-
-
-class Violation(VoiceError):
-    """An invariant does not hold; the message says which, and after which event."""
+CANARY = "canary"  # is in every secret, and nowhere else
 
 
 class World:
@@ -81,9 +75,10 @@ class World:
 
     `feed` gives the core one event and carries out what it wants; `advance` lets time pass. Each kind of effect is
     answered as a healthy peer would, after `latency_s`, unless its class's name is in `unanswered`. Invariants are
-    checked after every event: timers are exactly the deadlines of the present states, speech never leaves in the
-    clear under `require`, nothing is left after the end. `others` are in the call from the beginning.
+    checked after every event (`voicegw.testing.invariants`). `others` are in the call from the beginning.
     """
+
+    BEGIN = 1000.0
 
     def __init__(
         self, options: Options | None = None, *, others: tuple[int, ...] = (OTHER,), latency_s: float = 0.0
@@ -95,13 +90,15 @@ class World:
         self.dave_protocol_version = 1
         self.transition_id = 0
         self.heartbeat_interval_s = 13.75
-        self.now = 1000.0
+        self.now = self.BEGIN
         self.session = VoiceSession(USER, GUILD, self.options, self._note)
+        self.invariants = Invariants()
+        self.heard: list[tuple[float, Event | Stamped]] = []
         self.trace: list[Transition] = []
         self.effects: list[tuple[float, Effect]] = []
         self.notices: list[Notice] = []
         self.on_event: Callable[[Event | Stamped], None] | None = None
-        self._timers: dict[str, float] = {}
+        self._timers = self.invariants.timers
         self._coming: list[tuple[float, int, Event | Stamped]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
@@ -109,19 +106,33 @@ class World:
         self._seq = 0
         self._socket = self._udp = 0
         self._epoch = 0
-        self._stream: ReleaseStream | None = None
-        self._announced = 0
-        self._path_open = False
 
     # -- what a test does
 
     def feed(self, event: Event | Stamped) -> list[Effect]:
-        """One event, now; what was said before and has no latency is answered first."""
-        effects = self.session.receive(event, self.now)
+        """One event, now; what was said before and has no latency is answered first.
+
+        Raises:
+            EventNotAllowed: the bot asked for something that the present state forbids; nothing has changed.
+            Violation: an invariant does not hold.
+        """
+        session, trace, now = self.session, self.trace, self.now
+        known, before = len(trace), dict(session.shared.timers)
+        self.heard.append((now, event))
+        try:
+            effects = session.receive(event, now)
+        except EventNotAllowed:
+            refused(session, event, before, trace[known:])
+            raise
+        except Exception as error:  # whatever comes, the core must raise nothing else
+            raise broken("V01", event, session, f"the core raises {type(error).__name__}: {error}") from error
+        if type(event) is DeadlinePassed and event.at == before.get(event.name):
+            del before[event.name]
+            self._timers.pop(event.name, None)
         for effect in effects:
-            self.effects.append((self.now, effect))
+            self.effects.append((now, effect))
             self._carry_out(effect)
-        self.check(event)
+        self.invariants.look(session, before, event, trace[known:], effects)
         if self.on_event is not None:
             self.on_event(event)
         return effects
@@ -148,7 +159,7 @@ class World:
         while not predicate():
             due = self._next_due()
             if due is None or due > begin + seconds:
-                raise Violation(f"not reached in {seconds:g} s: {self.session.states}")
+                raise Violation(f"V06: not reached in {seconds:g} s, in {self.session.states}")
             self.now = max(self.now, due)
             self._happen()
         return self.now - begin
@@ -172,7 +183,7 @@ class World:
 
     def times(self, kind: type[Effect]) -> list[float]:
         """When each effect of one kind came, in seconds since the beginning."""
-        return [at - 1000.0 for at, effect in self.effects if isinstance(effect, kind)]
+        return [at - self.BEGIN for at, effect in self.effects if isinstance(effect, kind)]
 
     def way(self, machine: str) -> list[str]:
         """The states that a machine has entered."""
@@ -188,34 +199,6 @@ class World:
         """What is armed, and for when."""
         return dict(self._timers)
 
-    # -- invariants
-
-    def check(self, event: Event | Stamped) -> None:
-        """Hold the invariants.
-
-        Raises:
-            Violation: one does not hold.
-        """
-        for what in forbidden(self.session):
-            self._fail(event, what)
-        if self._timers != self.session.shared.timers:
-            self._fail(event, f"armed are {sorted(self._timers)}, the core knows {sorted(self.session.shared.timers)}")
-        if self._path_open != (self.session.transport.state != "closed"):
-            self._fail(event, f"the UDP socket is {'open' if self._path_open else 'closed'}")
-        speech, dave = self.session.speech.state, self.session.dave.state
-        if (self._stream is not None) != (speech in ("speaking", "draining")):
-            self._fail(event, f"the stream is {'open' if self._stream else 'held'} while speech is {speech}")
-        if self._stream is not None:
-            if dave.startswith(("off", "waiting", "refused", "recovering")):
-                self._fail(event, f"the stream is open while the group is {dave}")
-            if not self._stream.encrypted and not dave.startswith("clear"):
-                self._fail(event, f"the stream is in the clear while the group is {dave}")
-        if speech == "speaking" and self.session.gateway.state == "ready" and self._announced != 1:
-            self._fail(event, "speech that was not announced on this connection")
-
-    def _fail(self, event: Event | Stamped, what: str) -> None:
-        raise Violation(f"after {event}: {what}; {self.session.states}")
-
     # -- the surroundings
 
     def _note(self, transition: Transition) -> None:
@@ -228,10 +211,10 @@ class World:
         return Stamped("websocket", self._socket, event, self._seq)
 
     def _next_due(self) -> float | None:
-        times = list(self._timers.values())
-        if self._coming:
-            times.append(self._coming[0][0])
-        return min(times, default=None)
+        due = min(self._timers.values(), default=None)
+        if self._coming and (due is None or self._coming[0][0] < due):
+            return self._coming[0][0]
+        return due
 
     def _happen(self) -> None:
         """The next thing that is due: what was said comes before the timer of the same moment."""
@@ -239,83 +222,99 @@ class World:
             self.feed(heapq.heappop(self._coming)[2])
             return
         name = min(self._timers, key=lambda name: (self._timers[name], name))
-        self.feed(DeadlinePassed(name, self._timers.pop(name)))
+        self.feed(DeadlinePassed(name, self._timers[name]))
 
     def _say(self, event: Event | Stamped) -> None:
         heapq.heappush(self._coming, (self.now + self.latency_s, next(self._order), event))
 
     def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case ArmTimer(name=name, at=at):
-                self._timers[name] = at
-            case CancelTimer(name=name):
-                self._timers.pop(name, None)
-            case Report(notice=notice):
-                self.notices.append(notice)
-            case ReleaseStream(encrypted=False) if self.options.policy is E2EEPolicy.REQUIRE:
-                raise Violation(f"speech would leave in the clear; {self.session.states}")
-            case ReleaseStream():
-                self._stream = effect
-            case HoldStream() | DropKey():
-                self._stream = None
-            case SendSpeaking(flags=flags):
-                self._announced = flags
-            case OpenSocket(generation=generation):
-                self._socket = generation
-                self._announced = 0
-            case OpenUdp(generation=generation):
-                self._udp = generation
-                self._path_open = True
-            case CloseUdp():
-                self._path_open = False
-            case AbortSocket():
-                self._socket = 0
-        answered = type(effect).__name__ not in self.unanswered
-        if isinstance(effect, SendKeepalive):  # the path is looked at whether or not anybody answers
-            self._say(Stamped("udp", self._udp, PathHeard() if answered else PathUnheard()))
-        elif answered:
-            for event in self._answers(effect):
+        kind = type(effect)
+        do = HANDS.get(kind)
+        if do is not None:
+            do(self, effect)
+        answer = VOICES.get(kind)
+        if answer is None:
+            return
+        if kind.__name__ not in self.unanswered:
+            for event in answer(self, effect):
                 self._say(event)
+        elif kind is SendKeepalive:  # the path is looked at whether or not anybody answers
+            self._say(Stamped("udp", self._udp, PathUnheard()))
 
-    def _answers(self, effect: Effect) -> Iterator[Event | Stamped]:
-        match effect:
-            case SendVoiceState(channel_id=None):
-                yield VoiceStateUpdated(None, self._session_id or Secret(""))
-            case SendVoiceState(channel_id=channel_id):
-                number = next(self._numbers)
-                self._session_id = Secret(f"session {number}")
-                yield VoiceStateUpdated(channel_id, self._session_id)
-                yield VoiceServerUpdated(Secret(f"token {number}"), ENDPOINT)
-            case OpenSocket():
-                yield self._stamped(SocketOpened(), numbered=False)
-                yield self._stamped(HelloReceived(self.heartbeat_interval_s, 8), numbered=False)
-            case SendIdentify():
-                self._seq = 0
-                yield self._stamped(ReadyReceived(next(self._numbers), MEDIA, 50004, PREFERRED_MODES))
-            case SendResume():
-                yield self._stamped(ResumedReceived(), numbered=False)
-            case SendDiscovery():
-                yield Stamped("udp", self._udp, IpDiscovered("203.0.113.7", 50004))
-            case SendSelectProtocol(mode=mode):
-                yield self._stamped(self.description(mode))
-                if self.others:
-                    yield self._stamped(ClientsConnected(self.others))
-                yield self._stamped(ExternalSenderReceived(b"external sender"))
-            case SendHeartbeat():
-                yield self._stamped(HeartbeatAcked(0), numbered=False)
-            case CloseSocket(code=code):
-                yield self._stamped(SocketClosed(code), numbered=False)
-            case CreateGroup():
-                yield KeyPackageMade(b"key package")
-            case SendKeyPackage() if self.others:
-                yield self._stamped(WelcomeReceived(self.transition_id, b"welcome"))
-            case ApplyWelcome(transition_id=number) | ApplyCommit(transition_id=number):
-                self._epoch += 1
-                yield GroupJoined(number, self._epoch, f"{self._epoch:030d}")
-            case SendTransitionReady(transition_id=number):
-                yield self._stamped(TransitionExecuted(number))
-            case DrainStream():
-                yield SilenceSent()
+    def _arm(self, effect: ArmTimer) -> None:
+        self._timers[effect.name] = effect.at
+
+    def _cancel(self, effect: CancelTimer) -> None:
+        self._timers.pop(effect.name, None)
+
+    def _report(self, effect: Report) -> None:
+        self.notices.append(effect.notice)
+
+    def _open_socket(self, effect: OpenSocket) -> None:
+        self._socket = effect.generation
+
+    def _abort_socket(self, effect: AbortSocket) -> None:
+        self._socket = 0
+
+    def _open_udp(self, effect: OpenUdp) -> None:
+        self._udp = effect.generation
+
+    # -- what everybody answers
+
+    def _on_voice_state(self, effect: SendVoiceState) -> Iterator[Event | Stamped]:
+        if effect.channel_id is None:
+            yield VoiceStateUpdated(None, self._session_id or Secret(""))
+            return
+        number = next(self._numbers)
+        self._session_id = Secret(f"{CANARY} session {number}")
+        yield VoiceStateUpdated(effect.channel_id, self._session_id)
+        yield VoiceServerUpdated(Secret(f"{CANARY} token {number}"), ENDPOINT)
+
+    def _on_open_socket(self, effect: OpenSocket) -> Iterator[Event | Stamped]:
+        yield self._stamped(SocketOpened(), numbered=False)
+        yield self._stamped(HelloReceived(self.heartbeat_interval_s, 8), numbered=False)
+
+    def _on_identify(self, effect: SendIdentify) -> Iterator[Event | Stamped]:
+        self._seq = 0
+        yield self._stamped(ReadyReceived(next(self._numbers), MEDIA, 50004, PREFERRED_MODES))
+
+    def _on_resume(self, effect: SendResume) -> Iterator[Event | Stamped]:
+        yield self._stamped(ResumedReceived(), numbered=False)
+
+    def _on_discovery(self, effect: SendDiscovery) -> Iterator[Event | Stamped]:
+        yield Stamped("udp", self._udp, IpDiscovered("203.0.113.7", 50004))
+
+    def _on_select_protocol(self, effect: SendSelectProtocol) -> Iterator[Event | Stamped]:
+        yield self._stamped(self.description(effect.mode))
+        if self.others:
+            yield self._stamped(ClientsConnected(self.others))
+        yield self._stamped(ExternalSenderReceived(b"external sender"))
+
+    def _on_heartbeat(self, effect: SendHeartbeat) -> Iterator[Event | Stamped]:
+        yield self._stamped(HeartbeatAcked(0), numbered=False)
+
+    def _on_keepalive(self, effect: SendKeepalive) -> Iterator[Event | Stamped]:
+        yield Stamped("udp", self._udp, PathHeard())
+
+    def _on_close(self, effect: CloseSocket) -> Iterator[Event | Stamped]:
+        yield self._stamped(SocketClosed(effect.code), numbered=False)
+
+    def _on_create_group(self, effect: CreateGroup) -> Iterator[Event | Stamped]:
+        yield KeyPackageMade(b"key package")
+
+    def _on_key_package(self, effect: SendKeyPackage) -> Iterator[Event | Stamped]:
+        if self.others:
+            yield self._stamped(WelcomeReceived(self.transition_id, b"welcome"))
+
+    def _on_group(self, effect: ApplyWelcome | ApplyCommit) -> Iterator[Event | Stamped]:
+        self._epoch += 1
+        yield GroupJoined(effect.transition_id, self._epoch, f"{self._epoch:030d}")
+
+    def _on_transition_ready(self, effect: SendTransitionReady) -> Iterator[Event | Stamped]:
+        yield self._stamped(TransitionExecuted(effect.transition_id))
+
+    def _on_drain(self, effect: DrainStream) -> Iterator[Event | Stamped]:
+        yield SilenceSent()
 
     def description(self, mode: str | None = None, key: int | None = None) -> SessionDescriptionReceived:
         """A Session Description with a fresh key (or the key of that number) and the present DAVE version."""
@@ -325,26 +324,28 @@ class World:
         )
 
 
-def forbidden(session: VoiceSession) -> Iterator[str]:
-    """What no call may ever be."""
-    waiting = {machine.table.states[machine.state].deadline for machine in session.machines} - {None}
-    if set(session.shared.timers) != waiting:
-        yield "armed timers are not the deadlines of the states"
-    gateway, speech, dave = session.gateway.state, session.speech.state, session.dave.state
-    over = gateway.startswith("closed")
-    if speech == "speaking" and not dave.startswith(("active", "changing", "clear")):
-        yield "speech leaves while E2EE is not ready"
-    if over and speech == "speaking":
-        yield "speech leaves without a voice session"
-    if over and dave != "off":
-        yield "the group outlives its voice session"
-    if over and session.transport.state != "closed":
-        yield "the UDP path outlives its voice session"
-    if (gateway == "ready") != (session.heartbeat.state != "stopped") and (over or gateway == "ready"):
-        yield "the heart outlives its websocket" if over else "ready without a heart"
-    if session.call.state == "closed" and gateway != "closed.down":
-        yield "the websocket outlives the call"
-    if session.call.state == "connected" and over:
-        yield "the call says connected without a voice session"
-    if session.call.state == "idle" and gateway != "closed.down":
-        yield "a voice session without a call"
+HANDS: Mapping[type, Callable[[World, Any], None]] = {
+    ArmTimer: World._arm,
+    CancelTimer: World._cancel,
+    Report: World._report,
+    OpenSocket: World._open_socket,
+    AbortSocket: World._abort_socket,
+    OpenUdp: World._open_udp,
+}
+VOICES: Mapping[type, Callable[[World, Any], Iterator[Event | Stamped]]] = {
+    SendVoiceState: World._on_voice_state,
+    OpenSocket: World._on_open_socket,
+    SendIdentify: World._on_identify,
+    SendResume: World._on_resume,
+    SendDiscovery: World._on_discovery,
+    SendSelectProtocol: World._on_select_protocol,
+    SendHeartbeat: World._on_heartbeat,
+    SendKeepalive: World._on_keepalive,
+    CloseSocket: World._on_close,
+    CreateGroup: World._on_create_group,
+    SendKeyPackage: World._on_key_package,
+    ApplyWelcome: World._on_group,
+    ApplyCommit: World._on_group,
+    SendTransitionReady: World._on_transition_ready,
+    DrainStream: World._on_drain,
+}
