@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections import deque
@@ -466,7 +467,9 @@ class VoiceClient:
                 self.feed(SignallingFailed(type(error).__name__))
 
     def _key_worn(self) -> None:
-        self.feed(KeyExhausted())
+        if self._loop is not None:  # the pacer says so, from its thread
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.feed, KeyExhausted())
 
     def _decrypt(self, user_id: int, frame: bytes) -> bytes:
         return self._group.decrypt(user_id, frame)

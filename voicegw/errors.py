@@ -23,7 +23,10 @@
     |   `-- GroupError              an MLS message that does not fit our group
     `-- AudioError
         |-- OpusNotFound            no usable libopus on this machine
-        `-- NotAudio                a file or frame that is not audio we can read
+        |-- NotAudio                a file or frame that is not audio we can read
+        |-- SourceFailed            a source that died, or cannot do what was asked
+        |-- SourceRefused           a URL or option that a user must not give to a decoder
+        `-- TooManyStreams          more streams than this process can keep at pace
 
 The peer's fault and the caller's are different classes. No message holds a token, a session id or a key.
 """
@@ -150,3 +153,15 @@ class OpusNotFound(AudioError):
 
 class NotAudio(AudioError):
     """A file or frame that is not audio we can read."""
+
+
+class SourceFailed(AudioError):
+    """A source died before its end, or cannot do what was asked of it; the message says how, with its exit code."""
+
+
+class SourceRefused(AudioError, ValueError):
+    """A URL, path or option that must not reach a decoder; nothing was started."""
+
+
+class TooManyStreams(AudioError):
+    """This process cannot keep another stream at pace."""

@@ -52,10 +52,13 @@ class MediaPath:
             self._udp = VoiceUdp(loop, (effect.ip, effect.port), self._datagram, self._system)
         except ConnectionFailed as error:
             self._tell(UdpFailed(error))
+        else:
+            self._sender.connect(self._udp.send)
 
     def close(self) -> None:
         """Close the socket; harmless when closed."""
         if self._udp is not None:
+            self._sender.connect(None)  # the pacer's thread must not write to a descriptor that becomes another's
             self._udp.close()
             self._udp = None
 
@@ -79,7 +82,7 @@ class MediaPath:
         if self._key != effect:
             self._key = effect
             cipher = TransportCipher(effect.mode, effect.secret_key)
-            self._sender.configure(cipher, effect.ssrc, self._send_media)
+            self._sender.configure(cipher, effect.ssrc, None if self._udp is None else self._udp.send)
             self._receiver.use_key(cipher)
 
     def drop_key(self) -> None:
@@ -105,8 +108,3 @@ class MediaPath:
         if self._udp is not None:
             with contextlib.suppress(OSError):  # it is lost, as any datagram may be
                 self._udp.send(data)
-
-    def _send_media(self, data: bytes) -> None:
-        if self._udp is None:
-            raise OSError("no UDP socket")
-        self._udp.send(data)

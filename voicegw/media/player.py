@@ -1,35 +1,40 @@
-"""Play one source at its natural pace: frame n leaves at start + n x 20 ms of the monotonic clock, without drift."""
+"""What a bot has in hand of its own voice: play, queue, pause, resume, stop. The pacer sends it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Callable
 
 from voicegw.errors import AudioError
-from voicegw.media.opus import OpusEncoder
+from voicegw.media.lane import Feed, Lane
+from voicegw.media.mixer import Mixer
+from voicegw.media.pacer import FRAME_S, Pacer, has_own_clock, pacer_of
+from voicegw.media.readahead import ReadAhead
 from voicegw.media.sender import StreamSender
 from voicegw.media.sources import Source
-
-FRAME_S = 0.02
-CATCH_UP_FRAMES = 3
-SILENCE_FRAMES = 5
+from voicegw.media.workers import encoders_of, readers_of
 
 
 class Playback:
     """One source on its way out."""
 
-    def __init__(self, player: Player, source: Source) -> None:
+    def __init__(self, player: Player, source: Source, loop: asyncio.AbstractEventLoop, bitrate: int) -> None:
         self._player = player
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = loop.create_future()
         self.source = source
-        self.frames = 0
         self.paused = False
         self.error: AudioError | None = None
+        self._reader = ReadAhead(source, readers_of(loop), self._read)
+        self._mixer = None if source.is_opus else Mixer(self._reader, encoders_of(loop), bitrate)
+        self._feed: Feed = self._mixer or self._reader
+        self._reader.refill()
 
     @property
     def position_s(self) -> float:
         """Seconds played."""
-        return self.frames * FRAME_S
+        return self._feed.taken * FRAME_S
 
     @property
     def done(self) -> bool:
@@ -64,18 +69,22 @@ class Playback:
             if not self.done:
                 self._player.proceed(self)
 
+    def _read(self) -> None:
+        if self._mixer is not None:
+            self._mixer.refill()
+
     def _end(self) -> None:
-        self.source.close()
+        self.error = self.error or self._feed.error or self._reader.error
+        self._reader.close()
         if not self._done.done():
             self._done.set_result(None)
 
 
 class Player:
-    """The pacer of one sender.
+    """Plays through one sender, one source after the other.
 
-    It tells its owner when speech begins and ends, and plays only while the sender is open: `wake` goes on after it
-    was held, and the source has not lost a frame meanwhile. After a stall it sends at most three frames at once and
-    lets the rest of the time go.
+    It tells its owner when speech begins and ends. While the sender is held the source waits and has not lost a frame;
+    with `real_time` its time goes by unheard.
     """
 
     def __init__(
@@ -84,140 +93,165 @@ class Player:
         on_speech_started: Callable[[], None],
         on_speech_ended: Callable[[], None],
         on_silence_sent: Callable[[], None],
+        on_underrun: Callable[[], None] = lambda: None,
         bitrate: int = 128_000,
     ) -> None:
-        self._sender = sender
+        self._lane = Lane(sender, self._over, self._silent, self._dry)
         self._started = on_speech_started
         self._ended = on_speech_ended
         self._silence_sent = on_silence_sent
+        self._underrun = on_underrun
         self._bitrate = bitrate
-        self._encoder: OpusEncoder | None = None
         self._playback: Playback | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._silence_left = 0
-        self._last_frame_at: float | None = None
+        self._queue: deque[Playback] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pacer: Pacer | None = None
+        self._speech = 0
+        self._silent_after = -1
 
     @property
     def playing(self) -> Playback | None:
         """What is being played, paused or held now."""
         return self._playback
 
+    @property
+    def real_time(self) -> bool:
+        """Does the source go on unheard while it is held?"""
+        return self._lane.real_time
+
+    @real_time.setter
+    def real_time(self, value: bool) -> None:
+        self._lane.real_time = value
+
     def play(self, source: Source) -> Playback:
-        """Begin with `source`; what was played before is stopped."""
-        before = self._playback
-        playback = Playback(self, source)
-        self._playback = playback
-        if before is not None:
-            before._end()
-            self._encoder = None
+        """Begin with `source`; what was played or queued before is stopped.
+
+        Raises:
+            TooManyStreams: this process cannot keep another stream at pace.
+        """
+        playback = self._make(source)
+        before, self._playback = self._playback, playback
+        waiting = (*self._queue,)
+        self._queue.clear()
         self.proceed(playback)
+        for old in ((before,) if before is not None else ()) + waiting:
+            old._end()
+        return playback
+
+    def queue(self, source: Source) -> Playback:
+        """Play `source` when everything before it has ended, without a gap."""
+        if self._playback is None:
+            return self.play(source)
+        playback = self._make(source)
+        self._queue.append(playback)
         return playback
 
     def wake(self) -> None:
         """The sender is open."""
-        if self._timer is None and self._playback is not None and not self._playback.paused:
-            self._begin()
+        if self._lane.feed is not None:
+            self._pace()
 
     def drain(self) -> None:
-        """Send five frames of silence at the pace of speech."""
-        self._silence_left = SILENCE_FRAMES
-        if self._timer is None:
-            self._begin()
+        """See that five frames of silence follow the speech that ended."""
+        if self._silent_after == self._speech:
+            self._silence_sent()
+        elif self._lane.feed is None:
+            if not self._lane.silence_left:
+                self._lane.silence()
+            self._pace()
 
     def close(self) -> None:
         """End what is played, without a word."""
-        self._silence_left = 0
-        self._cancel()
+        if self._pacer is not None:
+            self._pacer.remove(self._lane)
+        self._lane.feed, self._lane.silence_left = None, 0
         playback, self._playback = self._playback, None
-        if playback is not None:
-            playback._end()
+        for one in ((playback,) if playback is not None else ()) + (*self._queue,):
+            one._end()
+        self._queue.clear()
 
     # -- for Playback
 
     def proceed(self, playback: Playback) -> None:
         """`playback` begins or goes on."""
         if playback is self._playback:
-            self._silence_left = 0
+            self._speech += 1
+            self._lane.play(playback._feed)
             self._started()
-            self.wake()
+            self._pace()
 
     def rest(self, playback: Playback) -> None:
         """`playback` pauses."""
-        if playback is self._playback:
-            self._cancel()
+        if playback is self._playback and self._lane.feed is playback._feed:
+            self._lane.silence()
             self._ended()
 
     def finish(self, playback: Playback) -> None:
         """`playback` is over."""
-        if playback is self._playback:
-            self._playback = None
-            self._encoder = None
-            self._cancel()
-            playback._end()
+        if playback in self._queue:
+            self._queue.remove(playback)
+        elif self._is_current(playback):
+            if self._queue:
+                self._playback = self._queue.popleft()
+                self.proceed(self._playback)
+            else:
+                self._playback = None
+                self._lane.silence()
+                self._ended()
+        playback._end()
+
+    def _is_current(self, playback: Playback) -> bool:
+        """False also where the pacer has ended it and gone on already, and will tell."""
+        return playback is self._playback and (playback.paused or self._lane.feed is playback._feed)
+
+    # -- from the pacer
+
+    def _over(self, feed: Feed) -> Feed | None:
+        following = self._queue.popleft() if self._queue else None
+        self._tell(self._changed, feed, following)
+        return None if following is None else following._feed
+
+    def _silent(self) -> None:
+        self._tell(self._became_silent, self._speech)
+
+    def _dry(self, feed: Feed) -> None:
+        self._tell(self._underrun)
+
+    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+        loop = self._loop
+        assert loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            if has_own_clock(loop):
+                loop.call_soon(what, *arguments)
+            else:
+                loop.call_soon_threadsafe(what, *arguments)
+
+    def _changed(self, feed: Feed, following: Playback | None) -> None:
+        playback = self._playback
+        if playback is None or playback._feed is not feed:
+            if following is not None and following is not self._playback:
+                following._end()
+            return
+        self._playback = following
+        playback._end()
+        if following is None:
             self._ended()
 
-    # -- the pace
-
-    def _begin(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._last_frame_at is not None and now > self._last_frame_at + FRAME_S:
-            self._sender.skip(int((now - self._last_frame_at) / FRAME_S) - 1)
-        self._due = now
-        self._timer = loop.call_at(self._due, self._tick)
-
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        for _ in range(CATCH_UP_FRAMES):
-            if not self._frame():
-                return
-            self._due += FRAME_S
-            self._last_frame_at = self._due - FRAME_S
-            if self._due > loop.time():
-                break
-        late_s = loop.time() - self._due
-        if late_s >= 0:
-            frames = int(late_s / FRAME_S) + 1
-            self._sender.skip(frames)
-            self._due += frames * FRAME_S
-        self._timer = loop.call_at(self._due, self._tick)
-
-    def _frame(self) -> bool:
-        """Send one frame; False where there is none to send now."""
-        playback = self._playback
-        if playback is None or playback.paused:
-            return self._silent_frame()
-        if not self._sender.open:
-            return False
-        try:
-            frame = playback.source.read()
-            if frame and not playback.source.is_opus:
-                if self._encoder is None:
-                    self._encoder = OpusEncoder(self._bitrate)
-                frame = self._encoder.encode(frame)
-        except AudioError as error:
-            playback.error = error
-            frame = b""
-        if not frame:
-            self.finish(playback)
-            return False
-        playback.frames += 1
-        self._sender.send(frame)
-        return True
-
-    def _silent_frame(self) -> bool:
-        if self._silence_left == 0:
-            return False
-        self._sender.send_silence()
-        self._silence_left -= 1
-        if self._silence_left == 0:
+    def _became_silent(self, speech: int) -> None:
+        self._silent_after = speech
+        if speech == self._speech:
             self._silence_sent()
-            return False
-        return True
+
+    # -- inside
+
+    def _make(self, source: Source) -> Playback:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._pacer = loop, pacer_of(loop)
+        return Playback(self, source, loop, self._bitrate)
+
+    def _pace(self) -> None:
+        if self._pacer is None:
+            self._loop = asyncio.get_running_loop()
+            self._pacer = pacer_of(self._loop)
+        self._pacer.add(self._lane)

@@ -1,0 +1,198 @@
+"""The pacer on a clock of its own: slots, stalls, load; and the threads that drive and feed it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+
+import pytest
+
+from voicegw.errors import TooManyStreams
+from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, LEAST_GAP_S, SLOTS, Pacer, PacerThread
+from voicegw.media.workers import ThreadWorkers
+
+
+class Clock:
+    """Time that a test lets pass, and work that costs it."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.worked = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def cpu(self) -> float:
+        return self.worked
+
+
+class Stream:
+    """Notes when its frames left; each takes `cost_s`."""
+
+    def __init__(self, clock: Clock, frames: int = 1 << 30, cost_s: float = 0.0) -> None:
+        self.clock = clock
+        self.left = frames
+        self.cost_s = cost_s
+        self.began: list[float] = []
+        self.sent: list[float] = []
+        self.skipped = 0
+
+    def begin(self, due: float) -> None:
+        self.began.append(due)
+
+    def tick(self) -> bool:
+        self.sent.append(self.clock.now)
+        self.clock.now += self.cost_s
+        self.clock.worked += self.cost_s
+        self.left -= 1
+        return self.left > 0
+
+    def skip(self, frames: int) -> None:
+        self.skipped += frames
+
+
+def drive(pacer: Pacer, clock: Clock, until: float) -> None:
+    """Call `run` exactly when it asks for it."""
+    while (due := pacer.run()) is not None and due <= until:
+        clock.now = max(clock.now, due)
+    clock.now = max(clock.now, until)
+
+
+def made(clock: Clock) -> Pacer:
+    return Pacer(clock, lambda: None, clock.cpu)
+
+
+def test_streams_share_the_slots_and_none_drifts() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock) for _ in range(100)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.0 + 60.0)
+    for stream in streams:
+        assert stream.sent == pytest.approx([stream.began[0] + n * FRAME_S for n in range(len(stream.sent))], abs=1e-6)
+        assert len(stream.sent) in (3000, 3001)
+    assert set(Counter(round((stream.began[0] - 50.0) * 1000) for stream in streams).values()) == {100 // SLOTS}
+    assert pacer.stats.lateness["<= 0.25 ms"] == pacer.stats.frames
+    assert pacer.stats.skipped == 0
+
+
+def test_a_stream_begins_at_once_where_few_are_served() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    first, second = Stream(clock), Stream(clock)
+    pacer.add(first)
+    drive(pacer, clock, 50.0 + 1.0055)
+    pacer.add(second)
+    assert (first.began, second.began) == ([50.0], [pytest.approx(51.006)])
+    drive(pacer, clock, 51.995)
+    assert second.sent[0] == pytest.approx(51.006)
+    assert first.sent == pytest.approx([50.0 + n * FRAME_S for n in range(100)])
+
+
+@pytest.mark.parametrize("stall_s", [0.03, 0.05, 0.055, 0.06, 0.5, 5.0])
+def test_after_a_stall_three_frames_catch_up_and_the_rest_of_the_time_goes(stall_s: float) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock) for _ in range(40)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.5)
+    clock.now += stall_s
+    resumed = clock.now
+    drive(pacer, clock, resumed + 0.5)
+    for stream in streams:
+        after = [at for at in stream.sent if at >= resumed]
+        at_once = sum(at == resumed for at in after)
+        assert at_once <= CATCH_UP_FRAMES
+        if at_once == CATCH_UP_FRAMES:
+            assert after[CATCH_UP_FRAMES] - resumed >= LEAST_GAP_S
+        assert all(b - a >= LEAST_GAP_S for a, b in itertools.pairwise(after[at_once:]))
+        elapsed = round((stream.sent[-1] - stream.began[0]) / FRAME_S) + 1
+        assert len(stream.sent) + stream.skipped == elapsed  # no frame of time is lost or counted twice
+    assert pacer.stats.skipped == pytest.approx(sum(stream.skipped for stream in streams), abs=len(streams))
+
+
+def test_a_stream_that_is_over_or_fails_leaves_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    short, good, bad = Stream(clock, frames=3), Stream(clock, frames=10), Stream(clock)
+    bad.tick = lambda: 1 // 0 > 0  # type: ignore[method-assign]
+    for stream in (short, bad, good):
+        pacer.add(stream)
+    drive(pacer, clock, 51.0)
+    assert (len(short.sent), len(good.sent), pacer.stats.streams) == (3, 10, 0)
+    assert pacer.run() is None
+    assert "a stream failed" in caplog.text
+
+
+def test_a_process_that_is_full_says_so_and_takes_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock, cost_s=FRAME_S / 100) for _ in range(97)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.0 + 3.0)
+    assert pacer.stats.load == pytest.approx(0.97, abs=0.02)
+    assert caplog.text.count("pacing 97 streams") == 1
+    with pytest.raises(TooManyStreams, match="97 streams"):
+        pacer.add(Stream(clock))
+    for stream in streams[:50]:
+        pacer.remove(stream)
+    drive(pacer, clock, clock.now + 3.0)
+    pacer.add(Stream(clock))
+    assert pacer.stats.lateness["<= 20 ms"] < pacer.stats.frames
+
+
+class Countdown(Stream):
+    """Says when it is over."""
+
+    def __init__(self, clock: Clock, frames: int) -> None:
+        super().__init__(clock, frames)
+        self.over = threading.Event()
+
+    def tick(self) -> bool:
+        going = super().tick()
+        if not going:
+            self.over.set()
+        return going
+
+
+def test_the_thread_serves_streams_that_come_and_go() -> None:
+    pacer = PacerThread().pacer
+    for _ in range(3):  # it ends with the last stream, and comes back with the next
+        streams = [Countdown(Clock(), frames) for frames in (1, 3, 5)]
+        for stream in streams:
+            pacer.add(stream)
+        for stream in streams:
+            assert stream.over.wait(30)
+        assert [len(stream.sent) for stream in streams] == [1, 3, 5]
+
+
+def test_a_job_that_hangs_costs_one_thread_and_nobody_waits_for_it() -> None:
+    workers = ThreadWorkers("test", 1)
+    hanging, release, done = threading.Event(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        release.wait(60)
+
+    workers.submit(hang)
+    assert hanging.wait(30)
+    workers.submit(done.set)
+    while not done.wait(0.05):
+        workers.relieve()
+        assert workers.threads <= 2
+    assert workers.threads == 2
+    release.set()
+
+
+def test_a_job_that_raises_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    workers = ThreadWorkers("test", 1)
+    done = threading.Event()
+    workers.submit(lambda: print(1 // 0))
+    workers.submit(done.set)
+    assert done.wait(30)
+    assert "a job of the media path failed" in caplog.text
+    assert workers.threads == 1

@@ -1,0 +1,139 @@
+"""What the pacer serves: the next frame of one stream, silence at its end, nothing while it is held."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from voicegw.errors import AudioError
+from voicegw.media.sender import StreamSender
+
+SILENCE_FRAMES: Final = 5
+REBUFFER_FRAMES: Final = 5
+
+
+class Feed(Protocol):
+    """Frames that somebody prepares ahead; `low` of them and less call for `refill`."""
+
+    frames: deque[bytes]
+    low: int
+    taken: int
+    busy: bool
+    ended: bool
+    error: AudioError | None
+
+    def refill(self) -> None:
+        """Prepare more."""
+
+    def relieve(self) -> None:
+        """There are none: look whether those who prepare them hang."""
+
+
+class Lane:
+    """One stream in the pacer. What it tells comes from the pacer's thread and must not block.
+
+    A feed that runs dry is covered by five frames of silence, once; it goes on when a few frames are there again, and
+    the time between is gone for the timestamp, too.
+    """
+
+    __slots__ = ("_dry", "_on_dry", "_on_over", "_on_silent", "feed", "real_time", "sender", "silence_left")
+
+    def __init__(
+        self,
+        sender: StreamSender,
+        on_over: Callable[[Feed], Feed | None],
+        on_silent: Callable[[], None],
+        on_dry: Callable[[Feed], None],
+    ) -> None:
+        self.sender = sender
+        self.feed: Feed | None = None
+        self.silence_left = 0
+        self.real_time = False
+        self._dry = 0
+        self._on_over = on_over
+        self._on_silent = on_silent
+        self._on_dry = on_dry
+
+    def play(self, feed: Feed) -> None:
+        """Send what `feed` has from the next frame on."""
+        self.feed, self.silence_left, self._dry = feed, 0, 0
+
+    def silence(self) -> None:
+        """Send five frames of silence, then leave."""
+        self.feed, self.silence_left = None, SILENCE_FRAMES
+
+    # -- for the pacer
+
+    def begin(self, due: float) -> None:
+        self.sender.align(due)
+
+    def skip(self, frames: int) -> None:
+        self.sender.skip(frames)
+        feed = self.feed
+        if self.real_time and feed is not None:
+            for _ in range(min(frames, len(feed.frames))):
+                feed.frames.popleft()
+                feed.taken += 1
+
+    def tick(self) -> bool:
+        feed = self.feed
+        if feed is None:
+            return self._silent_frame()
+        if not self.sender.open:
+            return self._held(feed)
+        frames = feed.frames
+        if not frames or (self._dry and len(frames) < REBUFFER_FRAMES and not feed.ended):
+            return self._without(feed)
+        frame = frames.popleft()
+        self._dry = 0
+        feed.taken += 1
+        if not feed.busy and len(frames) <= feed.low:
+            feed.refill()
+        self.sender.send(frame)
+        return True
+
+    def _held(self, feed: Feed) -> bool:
+        if self.real_time:
+            self.skip(1)
+            if not feed.busy and len(feed.frames) <= feed.low:
+                feed.refill()
+        else:
+            self.sender.skip(1)
+        return True
+
+    def _without(self, feed: Feed) -> bool:
+        if feed.ended and not feed.frames:
+            following = self._on_over(feed)
+            if following is None:
+                self.silence()
+                return self._silent_frame()
+            self.play(following)
+            return self.tick()
+        if not feed.busy:
+            feed.refill()
+        feed.relieve()
+        if not feed.taken:  # it has not begun
+            self.sender.skip(1)
+            return True
+        self._dry += 1
+        if self._dry <= SILENCE_FRAMES:
+            self.sender.send_silence()
+        else:
+            self.sender.skip(1)
+        if self._dry == SILENCE_FRAMES:
+            self._on_dry(feed)
+        return True
+
+    def _silent_frame(self) -> bool:
+        if self.silence_left == 0:
+            return False
+        if self.sender.open:
+            self.sender.send_silence()
+        else:
+            self.sender.skip(1)
+        self.silence_left -= 1
+        if self.silence_left == 0:
+            self._on_silent()
+            return False
+        return True

@@ -1,0 +1,315 @@
+"""One pacer for all streams of the process: who sends when.
+
+20 ms are divided into 20 slots, and a stream is served in the slot that has fewest when it comes. Frame n leaves at
+start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three frames at once; the rest of the
+time goes by, and the timestamp with it.
+
+The pacer itself is driven from outside: `run` serves what is due and says when it wants to be called again. A thread
+drives the one of the process, so that media leaves while the event loop is busy; where the loop has a clock of its
+own (a simulation), the loop drives one by that clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from voicegw.errors import TooManyStreams
+
+FRAME_S: Final = 0.02
+SLOTS: Final = 20
+SLOT_S: Final = FRAME_S / SLOTS
+CATCH_UP_FRAMES: Final = 3
+LEAST_GAP_S: Final = 0.01
+LATENESS_MS: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+LOAD_WINDOW_S: Final = 1.0
+LOAD_WARNED: Final = 0.8
+LOAD_REFUSED: Final = 0.95
+WARN_EVERY_S: Final = 60.0
+YIELD_S: Final = 50e-6
+
+_log = logging.getLogger("voicegw")
+
+
+class Paced(Protocol):
+    """A stream. All three are called with the pacer's lock held and must not block."""
+
+    def begin(self, due: float) -> None:
+        """The first frame leaves at `due` of the pacer's clock."""
+
+    def tick(self) -> bool:
+        """Send one frame; False where the stream has nothing to say any more and leaves the pacer."""
+
+    def skip(self, frames: int) -> None:
+        """Time for so many frames went by unused."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacerStats:
+    """How the pacer does; `lateness` has, for each bound in ms, the frames that left within it, the last beyond all.
+
+    `load` is the part of a core that it used in the last second, `skipped` the frames that a stall cost.
+    """
+
+    streams: int
+    frames: int
+    skipped: int
+    load: float
+    lateness: dict[str, int]
+
+
+class _Turn:
+    """A lock that the pacer gives away when somebody waits for it, though it would have it back at once."""
+
+    __slots__ = ("lock", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.wanted: list[None] = []
+
+    def __enter__(self) -> None:
+        self.wanted.append(None)
+        self.lock.acquire()
+        self.wanted.pop()
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.release()
+
+
+class Pacer:
+    """`clock` gives seconds, `cpu` the seconds that the driver has worked; `wake` asks for an earlier `run`."""
+
+    def __init__(
+        self, clock: Callable[[], float], wake: Callable[[], None], cpu: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._turn = _Turn()
+        self.clock = clock
+        self._wake = wake
+        self._cpu = cpu
+        self._slots: list[list[Paced]] = [[] for _ in range(SLOTS)]
+        self._places: dict[Paced, int] = {}
+        self._epoch = clock()
+        self._tick = 0
+        self._rested: set[int] = set()
+        self._skipped = 0
+        self._lateness = [0] * (len(LATENESS_MS) + 1)
+        self._window = (self._epoch, 0.0)
+        self._load = 0.0
+        self._warned_at = -WARN_EVERY_S
+
+    @property
+    def load(self) -> float:
+        """The part of a core that pacing took in the last full second."""
+        return self._load
+
+    @property
+    def stats(self) -> PacerStats:
+        """What it has done since the process began."""
+        names = [f"<= {bound:g} ms" for bound in LATENESS_MS] + [f"> {LATENESS_MS[-1]:g} ms"]
+        lateness = dict(zip(names, self._lateness, strict=True))
+        return PacerStats(len(self._places), sum(self._lateness), self._skipped, self._load, lateness)
+
+    def add(self, stream: Paced) -> None:
+        """Serve `stream` from now on; a second time changes nothing.
+
+        Raises:
+            TooManyStreams: this process cannot keep those at pace that it has.
+        """
+        with self._turn:
+            if stream in self._places:
+                return
+            now = self.clock()
+            if not self._places:
+                self._epoch, self._tick, self._load, self._window = now, 0, 0.0, (now, self._cpu())
+            if self._load >= LOAD_REFUSED:
+                raise TooManyStreams(
+                    f"{len(self._places)} streams take {self._load:.0%} of a core; another would make all of them "
+                    "late. Put it into another process"
+                )
+            # Empty slots have been passed over ahead of time; this stream may be served in one of them.
+            self._tick = min(self._tick, max(0, math.ceil((now - self._epoch) / SLOT_S)))
+            tick = min(range(self._tick, self._tick + SLOTS), key=lambda tick: len(self._slots[tick % SLOTS]))
+            self._places[stream] = tick % SLOTS
+            self._slots[tick % SLOTS].append(stream)
+            stream.begin(self._epoch + tick * SLOT_S)
+        self._wake()
+
+    def remove(self, stream: Paced) -> None:
+        """Serve it no longer; harmless when it is not served."""
+        with self._turn:
+            self._drop(stream)
+
+    def run(self) -> float | None:
+        """Serve every slot that is due; when the next one is, None while there is no stream."""
+        clock, slots, turn = self.clock, self._slots, self._turn
+        while True:
+            if turn.wanted:
+                time.sleep(YIELD_S)
+            with turn.lock:
+                if not self._places:
+                    return None
+                while not slots[self._tick % SLOTS]:
+                    self._tick += 1
+                now = clock()
+                due = self._epoch + self._tick * SLOT_S
+                if due > now:
+                    self._note_load(now)
+                    return due
+                if now - due >= FRAME_S:
+                    self._catch_up(now)
+                    self._note_load(now)
+                    continue
+                place = self._tick % SLOTS
+                count = len(slots[place])
+                self._serve(place)
+                self._lateness[bisect_left(LATENESS_MS, (clock() - due) * 1000)] += count
+                self._tick += 1
+
+    def _serve(self, place: int) -> None:
+        slot = self._slots[place]
+        if place in self._rested:
+            self._rested.discard(place)
+            for stream in slot:
+                stream.skip(1)
+            return
+        over: list[Paced] | None = None
+        for stream in slot:
+            try:
+                if stream.tick():
+                    continue
+            except Exception:
+                _log.exception("a stream failed and is paced no longer")
+            over = [*(over or ()), stream]
+        for stream in over or ():
+            self._drop(stream)
+
+    def _catch_up(self, now: float) -> None:
+        """A round or more was missed: three frames a stream at most, and the rest of the time is let go."""
+        target = int((now - self._epoch) / SLOT_S) + 1
+        for tick in range(self._tick, self._tick + SLOTS):
+            place, missed = tick % SLOTS, max(0, (target - 1 - tick) // SLOTS + 1)
+            sent = min(missed, CATCH_UP_FRAMES)
+            for _ in range(sent):
+                self._serve(place)
+            lost = missed - sent
+            streams = self._slots[place]
+            for stream in streams if lost else ():
+                stream.skip(lost)
+            following = self._epoch + (tick + missed * SLOTS) * SLOT_S
+            if sent == CATCH_UP_FRAMES and following - now < LEAST_GAP_S:
+                self._rested.add(place)
+            self._lateness[-1] += sent * len(streams)
+            self._skipped += lost * len(streams)
+        self._tick = target
+
+    def _drop(self, stream: Paced) -> None:
+        place = self._places.pop(stream, None)
+        if place is not None:
+            self._slots[place].remove(stream)
+
+    def _note_load(self, now: float) -> None:
+        began, cpu_then = self._window
+        if now - began < LOAD_WINDOW_S:
+            return
+        cpu = self._cpu()
+        self._load = (cpu - cpu_then) / (now - began) if now - began < 2 * LOAD_WINDOW_S else 0.0
+        self._window = (now, cpu)
+        if self._load >= LOAD_WARNED and now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            _log.warning("pacing %d streams takes %.0f %% of a core", len(self._places), self._load * 100)
+
+
+class PacerThread:
+    """Drives a pacer; the thread lives while there are streams."""
+
+    def __init__(self) -> None:
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._guard = threading.Lock()
+        self._running = False
+        self.pacer = Pacer(time.monotonic, self._ring, time.thread_time)
+
+    def _ring(self) -> None:
+        with self._guard:
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="voicegw pacer", daemon=True).start()
+            elif self._bell.locked():
+                self._bell.release()
+
+    def _run(self) -> None:
+        run, clock, bell = self.pacer.run, self.pacer.clock, self._bell
+        while True:
+            due = run()
+            if due is None:
+                with self._guard:
+                    if self.pacer.stats.streams == 0:
+                        self._running = False
+                        return
+                continue
+            wait_s = due - clock()
+            if wait_s > 0:
+                bell.acquire(timeout=wait_s)
+
+
+class PacerTimer:
+    """Drives a pacer by the timers of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._timer: asyncio.TimerHandle | None = None
+        self.pacer = Pacer(self._now, self._arm)
+
+    def _now(self) -> float:
+        loop = self._loop()
+        return 0.0 if loop is None else loop.time()
+
+    def _arm(self, at: float | None = None) -> None:
+        loop = self._loop()
+        if loop is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(loop.time() if at is None else at, self._run)
+
+    def _run(self) -> None:
+        self._timer = None
+        due = self.pacer.run()
+        if due is not None:
+            self._arm(due)
+
+
+@functools.cache
+def process_pacer() -> Pacer:
+    """The one of this process, driven by a thread."""
+    return PacerThread().pacer
+
+
+if hasattr(os, "register_at_fork"):  # the thread is not in the child
+    os.register_at_fork(after_in_child=process_pacer.cache_clear)
+
+_timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, PacerTimer] = weakref.WeakKeyDictionary()
+
+
+def has_own_clock(loop: asyncio.AbstractEventLoop) -> bool:
+    """Does time on this loop pass in another way than on the host? Those of asyncio and uvloop follow the host."""
+    return getattr(type(loop), "time", None) is not asyncio.BaseEventLoop.time and type(loop).__module__ != "uvloop"
+
+
+def pacer_of(loop: asyncio.AbstractEventLoop) -> Pacer:
+    """The pacer for streams of this loop: the process's, or one of its own where the loop has its own clock."""
+    if not has_own_clock(loop):
+        return process_pacer()
+    timer = _timers.get(loop)
+    if timer is None:
+        timer = _timers[loop] = PacerTimer(loop)
+    return timer.pacer

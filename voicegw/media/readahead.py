@@ -1,0 +1,111 @@
+"""Sources, read ahead by a worker: what blocks there blocks nobody else."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from voicegw.errors import AudioError, SourceFailed
+from voicegw.media.sources import Source
+from voicegw.media.workers import Workers
+
+AHEAD_FRAMES: Final = 50
+FIRST_FRAMES: Final = 5
+
+
+class ReadAhead:
+    """The next second of a source.
+
+    `frames` is filled by a worker and emptied by one reader, `ended` is set behind the last frame, and `error` says
+    what ended the source before its time. `on_frames` is called by the worker when there is more, or the end.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_filling",
+        "_lock",
+        "_on_frames",
+        "_wanted",
+        "_workers",
+        "ahead",
+        "busy",
+        "ended",
+        "error",
+        "frames",
+        "is_opus",
+        "low",
+        "source",
+        "taken",
+    )
+
+    def __init__(self, source: Source, workers: Workers, on_frames: Callable[[], None] = lambda: None) -> None:
+        self.source = source
+        self.is_opus = source.is_opus
+        self.frames: deque[bytes] = deque()
+        self.taken = 0
+        self.ahead = AHEAD_FRAMES
+        self.low = AHEAD_FRAMES // 2
+        self.ended = False
+        self.error: AudioError | None = None
+        self.busy = False
+        self._closed = False
+        self._filling = False
+        self._lock = threading.Lock()
+        self._workers = workers
+        self._on_frames = on_frames
+
+    def refill(self) -> None:
+        """Have a worker read on; nothing where one does already, or where there is no more."""
+        with self._lock:
+            if self.busy or self.ended or self._closed:
+                return
+            self.busy = self._filling = True
+        self._workers.submit(self._fill)
+
+    def relieve(self) -> None:
+        """It has run dry."""
+        self._workers.relieve()
+
+    def close(self) -> None:
+        """Let go of the source, by a worker; one that reads just now does so when it is done."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = self.ended = True
+            self.busy = True
+        self.frames.clear()
+        if not self._filling:
+            self._workers.submit(self.source.close)
+            return
+        abort = getattr(self.source, "abort", None)
+        if abort is not None:
+            abort()
+
+    def _fill(self) -> None:
+        frames, read, first = self.frames, self.source.read, not self.taken
+        over = False
+        try:
+            while len(frames) < self.ahead and not self._closed:
+                frame = read()
+                if not frame:
+                    over = True
+                    break
+                frames.append(frame)
+                if first and len(frames) == FIRST_FRAMES:
+                    first = False
+                    self._on_frames()
+        except AudioError as error:
+            self.error, over = error, True
+        except Exception as error:  # whatever a bot's own source raises
+            self.error, over = SourceFailed(f"the source raised {type(error).__name__}: {error}"), True
+        with self._lock:
+            self.ended = self.ended or over
+            self.busy = self.ended  # where there is no more, nobody need ask again
+            self._filling = False
+            closed = self._closed
+        if closed:
+            self.source.close()
+        else:
+            self._on_frames()
