@@ -21,7 +21,7 @@ from tests.conftest import (
     signalling_of,
 )
 from voicegw.client import VoiceClient
-from voicegw.effects import Closed, Moved, Notice, Reconnecting, Resumed, UsersChanged, Warned
+from voicegw.effects import Closed, DowngradeRefused, Moved, Notice, Reconnecting, Resumed, UsersChanged
 from voicegw.errors import (
     CertificateRefused,
     ConnectionClosed,
@@ -106,7 +106,7 @@ async def test_the_stream_is_held_until_somebody_can_decrypt_it(server: VoiceSer
     alice, bob = make_client(server, ALICE), make_client(server, BOB)
     await alice.connect(CHANNEL)
     playback = alice.play(ToneSource(440, 0.2))
-    assert alice.states["speech"] == "held"
+    assert alice.states["speech"] == "held.alone"
     sink = MeasuringSink()
     bob.listen(sink)
     await bob.connect(CHANNEL)
@@ -186,8 +186,8 @@ async def test_a_downgrade_mutes_under_require_and_an_upgrade_ends_it(
     playback = alice.play(ToneSource(440))
     await server.wait_for(lambda: server.session(ALICE).counters["media"] > 5)
     server.channel(CHANNEL).downgrade()
-    await alice.wait_for(lambda: alice.states["speech"] == "held")
-    assert any(isinstance(notice, Warned) and "downgrade refused" in notice.text for notice in seen)
+    await alice.wait_for(lambda: alice.states["speech"] == "held.not_ready")
+    assert DowngradeRefused(0) in seen
     server.channel(CHANNEL).upgrade()
     await encrypted(alice, bob)
     await alice.wait_for(lambda: alice.states["speech"] == "speaking")

@@ -52,9 +52,12 @@ class Member:
             self.follow(self.group.apply_proposals(ApplyProposals(payload[0] == 1, payload[1:], known)))
         elif op == Opcode.MLS_ANNOUNCE_COMMIT_TRANSITION:
             number = int.from_bytes(payload[:2], "big")
-            self.follow(self.group.apply_commit(ApplyCommit(number, payload[2:], self.in_group)))
+            self.follow(
+                self.group.apply_commit(ApplyCommit(number, payload[2:], frozenset(self.world.seen), self.in_group))
+            )
         else:
-            self.follow(self.group.apply_welcome(ApplyWelcome(int.from_bytes(payload[:2], "big"), payload[2:])))
+            number, known = int.from_bytes(payload[:2], "big"), frozenset(self.world.seen)
+            self.follow(self.group.apply_welcome(ApplyWelcome(number, payload[2:], known)))
 
     def take_text(self, op: int, payload: dict[str, object]) -> None:
         number = payload.get("transition_id")

@@ -11,7 +11,7 @@ import voicegw
 
 PACKAGE = Path(voicegw.__file__).parent
 LAYERS: list[tuple[str, set[str]]] = [
-    ("base", {"errors", "secret"}),
+    ("base", {"errors", "native", "secret"}),
     ("tables", {"tables"}),
     ("wire", {"wire"}),
     ("core", {"signalling", "events", "effects", "session", "core", "flight", "why"}),

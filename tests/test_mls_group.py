@@ -91,16 +91,16 @@ def test_silence_leaves_as_it_is() -> None:
 def test_what_does_not_fit_comes_back_as_an_event() -> None:
     nobody, known = MlsGroup(1, lambda: 0.0), frozenset({1, 2})
     assert nobody.apply_proposals(ApplyProposals(False, b"", known)) == [ProposalsRejected(False, b"", "no group")]
-    assert nobody.apply_commit(ApplyCommit(3, b"", member=True)) == [CommitIgnored(3)]
-    assert nobody.apply_welcome(ApplyWelcome(3, b"")) == [GroupRejected(3, "no group")]
+    assert nobody.apply_commit(ApplyCommit(3, b"", known, member=True)) == [CommitIgnored(3)]
+    assert nobody.apply_welcome(ApplyWelcome(3, b"", known)) == [GroupRejected(3, "no group")]
     group = two().members[1].group
     for revoke, data in ((False, b"no vector"), (True, join_refs([bytes(32)]))):
         (rejected,) = group.apply_proposals(ApplyProposals(revoke, data, known))
         assert isinstance(rejected, ProposalsRejected)
         assert (rejected.revoke, rejected.data) == (revoke, data)
-    assert isinstance(group.apply_commit(ApplyCommit(3, b"none", member=True))[0], GroupRejected)
-    assert group.apply_commit(ApplyCommit(3, b"none", member=False)) == [CommitIgnored(3)]
-    assert isinstance(group.apply_welcome(ApplyWelcome(3, b"none"))[0], GroupRejected)
+    assert isinstance(group.apply_commit(ApplyCommit(3, b"none", known, member=True))[0], GroupRejected)
+    assert group.apply_commit(ApplyCommit(3, b"none", known, member=False)) == [CommitIgnored(3)]
+    assert isinstance(group.apply_welcome(ApplyWelcome(3, b"none", known))[0], GroupRejected)
 
 
 def test_an_unexpected_user_is_not_added() -> None:

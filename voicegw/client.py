@@ -16,6 +16,7 @@ from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.adapters.timers import Timers
 from voicegw.adapters.waiters import Waiters
 from voicegw.adapters.websocket import check_tls_context, tls_context
+from voicegw.core.dave import Verification
 from voicegw.effects import (
     AbortSocket,
     ApplyCommit,
@@ -61,6 +62,7 @@ from voicegw.errors import EventNotAllowed, VoiceError, VoiceTimeout
 from voicegw.events import (
     DeadlinePassed,
     Event,
+    GroupRejected,
     JoinAbandoned,
     JoinRequested,
     KeyExhausted,
@@ -73,6 +75,7 @@ from voicegw.events import (
     SpeechEnded,
     SpeechStarted,
     Stamped,
+    UserVerified,
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
@@ -84,6 +87,7 @@ from voicegw.media.receiver import StreamReceiver, UserStats
 from voicegw.media.sender import StreamSender
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
+from voicegw.native import load_davey
 from voicegw.path import MediaPath
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
@@ -170,7 +174,7 @@ class VoiceClient:
         self.receiver.use_decrypt(self._decrypt)
         self._waiters = Waiters()
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
-        self._group = MlsGroup(user_id, self._now)
+        self._group = MlsGroup(user_id, self._now, lambda reason: self.feed(GroupRejected(0, reason)))
         self._signalling = signalling
         self._signalling_turn = asyncio.Lock()
         self._self_mute = self_mute
@@ -194,6 +198,7 @@ class VoiceClient:
         Raises:
             VoiceTimeout: not ready after `timeout_s` seconds; the call is left.
             EventNotAllowed: the call has a channel already, or was closed; a new call takes a new client.
+            DaveNotFound: the MLS library cannot be used on this host, and the policy is not "off".
             VoiceError: what ended the attempt.
         """
         await self._join(channel_id, timeout_s)
@@ -206,6 +211,29 @@ class VoiceClient:
             VoiceError: as `connect`.
         """
         await self._join(channel_id, timeout_s)
+
+    async def verification_code(self, user_id: int) -> str:
+        """45 digits that `user_id` sees for us, too, where nobody stands between us and them; for people to compare.
+
+        Takes tenths of a second, in a thread; for a user who was in the group before us the MLS library keeps Python's
+        lock all that time, so better not while you speak.
+
+        Raises:
+            GroupError: the user is not in our group.
+        """
+        return await asyncio.to_thread(self._group.verification_code, user_id)
+
+    def mark_verified(self, user_id: int) -> None:
+        """People have compared the code: `verification(user_id)` is "verified" until another key is shown.
+
+        Raises:
+            EventNotAllowed: there is no group.
+        """
+        self.feed(UserVerified(user_id))
+
+    def verification(self, user_id: int) -> Verification:
+        """Has the user been verified, and is the identity key in the group still the same?"""
+        return self.session.dave.verification.get(user_id, Verification.UNVERIFIED)
 
     def mute(self, *, self_mute: bool = False, self_deaf: bool = False) -> None:
         """How we show ourselves from the next join on; deafened, the voice server sends us nothing."""
@@ -491,6 +519,8 @@ class VoiceClient:
         wanted = channel_id if channel_id is not None else self.channel_id
         if wanted is None:
             raise EventNotAllowed("connect without a channel", self.session.call.state)
+        if self.session.shared.options.policy is not E2EEPolicy.OFF:
+            load_davey()
         self._begin()
         await self.gateway.start(self._running)
         if self._joining is None or self._joining.done():

@@ -6,6 +6,7 @@ No effect holds a token or a session id; the transport key in `UseKey` is a `Sec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
@@ -161,9 +162,19 @@ class ReleaseStream:
     encrypted: bool
 
 
+class HoldReason(StrEnum):
+    """Why no frame may leave: what a player does with the time meanwhile depends on it."""
+
+    SILENT = "silent"  # there is nothing to say
+    ALONE = "alone"  # nobody else is in the call, so there is no group and nobody who could hear
+    NOT_READY = "not ready"  # others are there, but E2EE is not, or the policy forbids what the server offers
+
+
 @dataclass(frozen=True, slots=True)
 class HoldStream:
     """No frame may leave."""
+
+    reason: HoldReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +231,7 @@ class ApplyCommit:
 
     transition_id: int
     commit: bytes
+    known_users: frozenset[int]
     member: bool
 
 
@@ -229,6 +241,7 @@ class ApplyWelcome:
 
     transition_id: int
     welcome: bytes
+    known_users: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,13 +333,41 @@ class UsersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DowngradeRefused:
+    """The voice server announced DAVE version 0 against the policy 'require': nothing leaves in the clear.
+
+    In a call the stream is held until a group is offered again; at its beginning the call ends with `E2EERequired`.
+    """
+
+    protocol_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityChanged:
+    """A user of this call shows another identity key than before; whoever compared codes must do it again."""
+
+    user_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the bot's owner should know; the call goes on."""
 
     text: str
 
 
-Notice = Connected | Moved | Reconnecting | Resumed | Closed | EncryptionChanged | UsersChanged | Warned
+Notice = (
+    Connected
+    | Moved
+    | Reconnecting
+    | Resumed
+    | Closed
+    | EncryptionChanged
+    | DowngradeRefused
+    | IdentityChanged
+    | UsersChanged
+    | Warned
+)
 
 
 @dataclass(frozen=True, slots=True)

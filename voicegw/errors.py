@@ -20,6 +20,7 @@
     |   `-- KeyExhausted            a key has been used as often as it may be
     |-- E2EEError
     |   |-- E2EERequired            policy or server demands end-to-end encryption and it cannot be had
+    |   |-- DaveNotFound            no usable MLS library (davey) on this machine
     |   `-- GroupError              an MLS message that does not fit our group
     `-- AudioError
         |-- OpusNotFound            no usable libopus on this machine
@@ -137,6 +138,10 @@ class E2EEError(VoiceError):
 
 class E2EERequired(E2EEError):
     """End-to-end encryption is demanded, by us or by the server, and the other side refuses it."""
+
+
+class DaveNotFound(E2EEError):
+    """No usable MLS library (davey) on this machine: missing, broken, too old, or from a place not to be trusted."""
 
 
 class GroupError(E2EEError):

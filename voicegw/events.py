@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.wire.payloads import Payload
@@ -37,6 +38,14 @@ class LeaveRequested:
     """The bot wants to be gone."""
 
     name: ClassVar[str] = "leave_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class UserVerified:
+    """People have compared the verification code of `user_id`, and it is theirs."""
+
+    name: ClassVar[str] = "user_verified"
+    user_id: int
 
 
 # -- the main gateway
@@ -257,6 +266,14 @@ class CommitIgnored:
     transition_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class IdentityDiffered:
+    """A user who was in the call before was added with another identity key, or with one that cannot be compared."""
+
+    name: ClassVar[str] = "identity_differed"
+    user_id: int
+
+
 # -- the player
 
 
@@ -356,6 +373,13 @@ class E2eeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesLost:
+    """session to dave: after a resume numbered messages are missing."""
+
+    name: ClassVar[str] = "messages_lost"
+
+
+@dataclass(frozen=True, slots=True)
 class GroupEstablished:
     """dave to call: E2EE works."""
 
@@ -418,6 +442,7 @@ class SpeechForbidden:
     """dave to speech: no frame may leave."""
 
     name: ClassVar[str] = "speech_forbidden"
+    reason: HoldReason
 
 
 Signal = (
@@ -429,6 +454,7 @@ Signal = (
     | DiscoveryFailed
     | E2eeAgreed
     | E2eeLost
+    | MessagesLost
     | GroupEstablished
     | GatewayReady
     | GatewayInterrupted
@@ -446,6 +472,7 @@ Event = (
     | JoinRequested
     | JoinAbandoned
     | LeaveRequested
+    | UserVerified
     | VoiceStateUpdated
     | VoiceServerUpdated
     | SignallingFailed
@@ -470,6 +497,7 @@ Event = (
     | GroupJoined
     | GroupRejected
     | CommitIgnored
+    | IdentityDiffered
     | SpeechStarted
     | SpeechEnded
     | SilenceSent

@@ -14,7 +14,7 @@ from voicegw.core.shared import E2EEPolicy, Options, Shared
 from voicegw.core.speech import SpeechSession
 from voicegw.core.transport import TransportSession
 from voicegw.effects import Effect
-from voicegw.events import DeadlinePassed, Event, FrameRejected, Signal, SocketClosed, Stamped
+from voicegw.events import DeadlinePassed, Event, FrameRejected, MessagesLost, Signal, SocketClosed, Stamped
 
 __all__ = ["SESSIONS", "E2EEPolicy", "Options", "Transition", "VoiceSession"]
 
@@ -123,6 +123,8 @@ class VoiceSession:
             return None
         if (odd := shared.sequence.note(stamped.seq)) is not None:
             shared.counters[f"sequence numbers {odd}"] += 1
+            if odd == "lost":
+                shared.signals.append(MessagesLost())
         if stamped.source == "websocket" and not isinstance(stamped.event, FrameRejected):
             self.gateway.rejected_in_row = 0
             if stamped.seq is not None and not shared.sequence.applies(stamped.seq, stamped.event):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
@@ -11,8 +12,11 @@ from voicegw.effects import (
     ApplyProposals,
     ApplyWelcome,
     CreateGroup,
+    DowngradeRefused,
     DropGroup,
     EncryptionChanged,
+    HoldReason,
+    IdentityChanged,
     SendCommitWelcome,
     SendInvalidCommit,
     SendKeyPackage,
@@ -27,10 +31,12 @@ from voicegw.events import (
     E2eeLost,
     GroupEstablished,
     GroupJoined,
+    IdentityDiffered,
     KeyPackageMade,
     ProposalsRejected,
     SpeechAllowed,
     SpeechForbidden,
+    UserVerified,
 )
 from voicegw.wire.payloads import (
     CommitAnnounced,
@@ -49,16 +55,26 @@ RECOVERY_WINDOW_S = 10.0
 PASSTHROUGH_EXPIRY_S = 10
 
 
+class Verification(StrEnum):
+    """Whether people have compared their codes with a user's."""
+
+    UNVERIFIED = "unverified"
+    VERIFIED = "verified"  # the bot said so, and the user's identity key is still the same
+    CHANGED = "changed"  # the user has shown another identity key since
+
+
 class DaveSession(MachineSession):
     """Which group, which transitions, and whether speech may leave."""
 
     __slots__ = (
         "epoch",
         "external_sender",
+        "last_transition",
         "privacy_code",
         "recoveries",
         "rejected",
         "transitions",
+        "verification",
         "version",
     )
     machine: ClassVar[str] = "dave"
@@ -70,8 +86,10 @@ class DaveSession(MachineSession):
         self.privacy_code = ""
         self.external_sender: bytes | None = None
         self.transitions: dict[int, int] = {}
+        self.last_transition = 0
         self.recoveries: list[float] = []
-        self.rejected: list[ProposalsRejected] = []
+        self.rejected: list[ProposalsReceived | ProposalsRejected] = []
+        self.verification: dict[int, Verification] = {}
 
     # guards
 
@@ -89,11 +107,11 @@ class DaveSession(MachineSession):
 
     def new_group(self, event: EpochPrepared) -> bool:
         """Does a group begin (epoch 1), or does one go on?"""
-        return event.epoch == 1
+        return event.epoch == 1 and event.protocol_version > 0
 
     def new_group_alone(self, event: EpochPrepared) -> bool:
         """Does a group begin with nobody but us?"""
-        return event.epoch == 1 and not self.shared.others
+        return self.new_group(event) and not self.shared.others
 
     def immediate(self, event: GroupJoined) -> bool:
         """Is the transition executed without op 22? Id 0 says so."""
@@ -103,7 +121,11 @@ class DaveSession(MachineSession):
         """Does the transition wait for op 22?"""
         return event.transition_id != 0
 
-    def downgrade_refused(self, event: TransitionPrepared) -> bool:
+    def version_unknown(self, event: EpochPrepared | TransitionPrepared) -> bool:
+        """Is the DAVE version one that we did not offer?"""
+        return event.protocol_version > self.shared.options.max_dave_protocol_version
+
+    def downgrade_refused(self, event: EpochPrepared | TransitionPrepared) -> bool:
         """Would the call go on in the clear against our policy?"""
         return event.protocol_version == 0 and self.shared.options.policy is E2EEPolicy.REQUIRE
 
@@ -119,6 +141,10 @@ class DaveSession(MachineSession):
         """Was a group announced under this id?"""
         return self.transitions.get(event.transition_id, 0) > 0
 
+    def executes_group_before_another(self, event: TransitionExecuted) -> bool:
+        """Was a group announced under this id, and something else after it?"""
+        return self.executes_group(event) and next(reversed(self.transitions)) != event.transition_id
+
     def recoveries_spent(self, event: Any) -> bool:
         """Have there been three recoveries in the last 10 s?"""
         since = self.shared.now - RECOVERY_WINDOW_S
@@ -131,7 +157,7 @@ class DaveSession(MachineSession):
         if isinstance(event, E2eeAgreed | EpochPrepared):
             self.version = event.protocol_version
         self.transitions.clear()
-        self.rejected.clear()
+        self._trust_nobody()
         self.shared.effects.append(CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender))
 
     def drop_group(self, event: Any) -> None:
@@ -139,14 +165,14 @@ class DaveSession(MachineSession):
         self.version = 0
         self.epoch = 0
         self.privacy_code = ""
-        self.external_sender = None
         self.transitions.clear()
         self.rejected.clear()
+        self._trust_nobody()
         self.shared.effects.append(DropGroup())
 
     def note_next_version(self, event: EpochPrepared | TransitionPrepared) -> None:
-        """The DAVE version of the epoch to come."""
-        self.version = event.protocol_version
+        """The DAVE version of the epoch to come; version 0 comes with a transition."""
+        self.version = event.protocol_version or self.version
 
     def note_external_sender(self, event: ExternalSenderReceived) -> None:
         """Who may propose; kept for groups to come on this connection."""
@@ -168,15 +194,21 @@ class DaveSession(MachineSession):
 
     def apply_proposals(self, event: ProposalsReceived) -> None:
         """Judge them by the users that we know to be in the call."""
-        known = frozenset(self.shared.users | {self.shared.user_id})
-        self.shared.effects.append(ApplyProposals(event.revoke, event.data, known))
+        self.shared.effects.append(ApplyProposals(event.revoke, event.data, self._known))
+
+    def keep_proposals(self, event: ProposalsReceived) -> None:
+        """Keep a few for when there is a group."""
+        self.rejected = [*self.rejected[1 - MAX_PROPOSALS_KEPT :], event]
+
+    def forget_proposals(self, event: Any) -> None:
+        """They were made for another group."""
+        self.rejected.clear()
 
     def retry_proposals(self, event: Any) -> None:
-        """Judge again what was refused while its user was unknown."""
-        known = frozenset(self.shared.users | {self.shared.user_id})
+        """Judge again what was refused while its user, or who signed it, was unknown."""
         waiting, self.rejected = self.rejected, []
         for proposals in waiting:
-            self.shared.effects.append(ApplyProposals(proposals.revoke, proposals.data, known))
+            self.shared.effects.append(ApplyProposals(proposals.revoke, proposals.data, self._known))
 
     def count_rejected_proposals(self, event: ProposalsRejected) -> None:
         """Keep a few for when their user is known."""
@@ -185,15 +217,15 @@ class DaveSession(MachineSession):
 
     def apply_first_commit(self, event: CommitAnnounced) -> None:
         """Ours, or none of our business."""
-        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, member=False))
+        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, self._known, member=False))
 
     def apply_commit(self, event: CommitAnnounced) -> None:
         """Any member's."""
-        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, member=True))
+        self.shared.effects.append(ApplyCommit(event.transition_id, event.commit, self._known, member=True))
 
     def apply_welcome(self, event: WelcomeReceived) -> None:
         """Into the group."""
-        self.shared.effects.append(ApplyWelcome(event.transition_id, event.welcome))
+        self.shared.effects.append(ApplyWelcome(event.transition_id, event.welcome, self._known))
 
     def count_ignored_commit(self, event: Any) -> None:
         """Another member's first commit."""
@@ -217,8 +249,15 @@ class DaveSession(MachineSession):
         self._remember(event.transition_id, max(self.version, 1))
 
     def note_executed(self, event: TransitionExecuted) -> None:
-        """The id is spent; its version is in force."""
-        self.version = self.transitions.pop(event.transition_id)
+        """The id is spent and its version in force; what was announced before it is superseded."""
+        for transition_id in tuple(self.transitions):
+            self.version = self.transitions.pop(transition_id)
+            if transition_id == event.transition_id:
+                break
+
+    def forget_transitions(self, event: Any) -> None:
+        """What was announced before is superseded."""
+        self.transitions.clear()
 
     def count_unknown_transition(self, event: TransitionExecuted) -> None:
         """Unknown or repeated."""
@@ -250,7 +289,21 @@ class DaveSession(MachineSession):
 
     def forbid_speech(self, event: Any) -> None:
         """No frame may leave."""
-        self.shared.signals.append(SpeechForbidden())
+        self.shared.signals.append(SpeechForbidden(HoldReason.NOT_READY))
+
+    def forbid_speech_alone(self, event: Any) -> None:
+        """No frame may leave, and nobody is there to hear it."""
+        self.shared.signals.append(SpeechForbidden(HoldReason.ALONE))
+
+    # effects: who is who
+
+    def note_identity_changed(self, event: IdentityDiffered) -> None:
+        """Whatever the bot compared is worth nothing now."""
+        self.verification[event.user_id] = Verification.CHANGED
+
+    def note_verified(self, event: UserVerified) -> None:
+        """The bot vouches for the identity that is in the group now."""
+        self.verification[event.user_id] = Verification.VERIFIED
 
     # effects: what is sent and said
 
@@ -268,28 +321,46 @@ class DaveSession(MachineSession):
 
     def send_invalid_commit(self, event: Any) -> None:
         """Op 31; where no id is at fault, the last one announced."""
-        transition_id = getattr(event, "transition_id", None)
-        if transition_id is None:
-            transition_id = max(self.transitions, default=0)
-        self.shared.effects.append(SendInvalidCommit(transition_id))
+        self.shared.effects.append(SendInvalidCommit(getattr(event, "transition_id", self.last_transition)))
 
     def spend_recovery(self, event: Any) -> None:
-        """Three in 10 s are enough."""
+        """Three in 10 s are enough; the bot hears of each."""
         self.recoveries = [*self.recoveries[1 - MAX_RECOVERIES :], self.shared.now]
+        reason = getattr(event, "reason", event.name.replace("_", " "))
+        self.shared.report(Warned(f"E2EE has to be recovered: {reason}"))
 
     def announce_e2ee_lost(self, event: Any) -> None:
         """A fresh voice session is needed."""
         self.shared.signals.append(E2eeLost())
 
-    def report_downgrade_refused(self, event: Any) -> None:
+    def report_downgrade_refused(self, event: EpochPrepared | TransitionPrepared) -> None:
         """Muted until a group is offered again."""
-        self.shared.report(Warned("downgrade refused: the voice server gave up E2EE, the policy is 'require'; muted"))
+        self.shared.report(DowngradeRefused(event.protocol_version))
+
+    def report_version_refused(self, event: EpochPrepared | TransitionPrepared) -> None:
+        """Muted until a group is offered again."""
+        self.shared.report(Warned(f"DAVE version {event.protocol_version} refused: it was not offered; muted"))
+
+    def report_identity_changed(self, event: IdentityDiffered) -> None:
+        """The bot may mute, or ask its people to compare codes again."""
+        self.shared.report(IdentityChanged(event.user_id))
 
     def report_group_delayed(self, event: Any) -> None:
         """Held for long; the bot should know."""
         self.shared.report(Warned("E2EE is not ready yet: others are in the call, but no group has formed"))
 
+    @property
+    def _known(self) -> frozenset[int]:
+        """Who may be in the group: users that the voice server has named, and we."""
+        return frozenset(self.shared.users | {self.shared.user_id})
+
+    def _trust_nobody(self) -> None:
+        """A welcome does not show the keys of those in the group: nobody is verified until compared again."""
+        for user_id in [user for user, state in self.verification.items() if state is Verification.VERIFIED]:
+            del self.verification[user_id]
+
     def _remember(self, transition_id: int, version: int) -> None:
+        self.last_transition = transition_id
         self.transitions.pop(transition_id, None)
         while len(self.transitions) >= MAX_TRANSITIONS:
             del self.transitions[next(iter(self.transitions))]

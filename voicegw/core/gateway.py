@@ -10,6 +10,7 @@ from voicegw.core.shared import Shared
 from voicegw.effects import (
     AbortSocket,
     CloseSocket,
+    DowngradeRefused,
     DropKey,
     ForgetUser,
     MapSsrc,
@@ -187,7 +188,8 @@ class GatewaySession(MachineSession):
         self.shared.effects.append(SendIdentify(self.shared.options.max_dave_protocol_version))
 
     def send_resume(self, event: Any) -> None:
-        """Op 7, with the last number seen."""
+        """Op 7, with the last number seen; what comes next must be the number after it."""
+        self.shared.sequence.resumed = True
         self.shared.effects.append(SendResume(self.shared.sequence.last))
 
     def note_ready(self, event: ReadyReceived) -> None:
@@ -299,8 +301,9 @@ class GatewaySession(MachineSession):
         offered = self.shared.options.max_dave_protocol_version
         self._lose("lost_for_good", E2EEError(f"DAVE version {version} was selected, {offered} was offered"))
 
-    def report_e2ee_refused(self, event: Any) -> None:
+    def report_e2ee_refused(self, event: SessionDescriptionReceived) -> None:
         """The call would be in the clear."""
+        self.shared.report(DowngradeRefused(event.dave_protocol_version))
         error = E2EERequired(
             "the voice server offers no end-to-end encryption here and the policy is 'require'; "
             "policy 'allow' joins without it"

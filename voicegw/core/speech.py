@@ -6,21 +6,22 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
-from voicegw.effects import DrainStream, HoldStream, ReleaseStream, SendSpeaking
-from voicegw.events import SpeechAllowed
+from voicegw.effects import DrainStream, HoldReason, HoldStream, ReleaseStream, SendSpeaking
+from voicegw.events import SpeechAllowed, SpeechForbidden
 from voicegw.wire.opcodes import Speaking
 
 
 class SpeechSession(MachineSession):
     """What is announced, and whether frames may leave."""
 
-    __slots__ = ("allowed", "encrypted")
+    __slots__ = ("allowed", "encrypted", "reason")
     machine: ClassVar[str] = "speech"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.allowed = False
         self.encrypted = True
+        self.reason = HoldReason.NOT_READY
 
     # guards
 
@@ -28,15 +29,23 @@ class SpeechSession(MachineSession):
         """Has the dave machine allowed frames to leave?"""
         return self.allowed
 
+    def alone(self, event: Any) -> bool:
+        """Would nobody hear it?"""
+        return self.reason is HoldReason.ALONE
+
+    def unheard(self, event: SpeechForbidden) -> bool:
+        """Must frames not leave because nobody is there to hear them?"""
+        return event.reason is HoldReason.ALONE
+
     # effects
 
     def note_allowed(self, event: SpeechAllowed) -> None:
         """Frames may leave, in this way."""
         self.allowed, self.encrypted = True, event.encrypted
 
-    def note_forbidden(self, event: Any) -> None:
-        """Frames must not leave."""
-        self.allowed, self.encrypted = False, True
+    def note_forbidden(self, event: SpeechForbidden) -> None:
+        """Frames must not leave, and why."""
+        self.allowed, self.encrypted, self.reason = False, True, event.reason
 
     def announce_speaking(self, event: Any) -> None:
         """Op 5 with the microphone flag; it comes before the first packet."""
@@ -52,7 +61,7 @@ class SpeechSession(MachineSession):
 
     def hold_stream(self, event: Any) -> None:
         """Close the way out."""
-        self.shared.effects.append(HoldStream())
+        self.shared.effects.append(HoldStream(HoldReason.SILENT if self.allowed else self.reason))
 
     def drain_stream(self, event: Any) -> None:
         """Five frames of silence."""

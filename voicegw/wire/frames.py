@@ -43,21 +43,26 @@ class SequenceCounter:
     after a resume may bring it, must not be applied again.
     """
 
-    __slots__ = ("applied", "last")
+    __slots__ = ("applied", "last", "resumed")
 
     def __init__(self) -> None:
         self.last = -1
         self.applied: dict[int, None] = {}
+        self.resumed = False
 
     def note(self, seq: int | None) -> str | None:
-        """Take a message's number, if it has one; says what is odd: "repeated", "skipped" or "stepped back"."""
+        """Take a message's number, if it has one; says what is odd: "repeated", "skipped" or "stepped back".
+
+        Numbers skipped after a resume, which should have brought them, are "lost".
+        """
         if seq is None:
             return None
         step = (seq - self.last) & 0xFFFF
         first, self.last = self.last < 0, seq
-        if first or step == 1:
-            return None
-        return "repeated" if step == 0 else "skipped" if step < 0x8000 else "stepped back"
+        if 0 < step < 0x8000:
+            resumed, self.resumed = self.resumed, False
+            return None if first or step == 1 else "lost" if resumed else "skipped"
+        return None if first else "repeated" if step == 0 else "stepped back"
 
     def applies(self, seq: int, payload: Hashable) -> bool:
         """Is this message new? It counts as applied from here on."""
@@ -73,6 +78,7 @@ class SequenceCounter:
         """A new session counts afresh."""
         self.last = -1
         self.applied.clear()
+        self.resumed = False
 
 
 # -- decode

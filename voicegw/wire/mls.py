@@ -168,32 +168,37 @@ def parse_key_package(data: bytes) -> KeyPackage:
         GroupError: not one that DAVE version 1 allows.
     """
     reader = Reader(data)
-    package = _key_package(reader)
+    package = _key_package(reader, verified=True)
     reader.end()
     return package
 
 
-def _key_package(reader: Reader) -> KeyPackage:
+def _key_package(reader: Reader, verified: bool) -> KeyPackage:
     start = reader.at
     reader.expect(VERSION, "version")
     reader.expect(SUITE, "ciphersuite")
-    _point(reader.vector())
-    leaf = read_leaf(reader, source=1, group=b"")
+    init_key = reader.vector()
+    leaf = read_leaf(reader, source=1, group=b"", verified=verified)
     reader.vector()
     content = reader.since(start)
-    _verify(leaf.signature_key, "KeyPackageTBS", content, reader.vector())
+    signature = reader.vector()
+    if verified:
+        _point(init_key)
+        _verify(leaf.signature_key, "KeyPackageTBS", content, signature)
     data = reader.since(start)
     return KeyPackage(data, key_package_ref(data), leaf.user_id, leaf.signature_key)
 
 
-def read_leaf(reader: Reader, source: int, group: bytes) -> LeafNode:
-    """The next leaf, its signature checked; `group` is what a leaf in a commit (source 3) signs besides itself.
+def read_leaf(reader: Reader, source: int, group: bytes, verified: bool = True) -> LeafNode:
+    """The next leaf; `group` is what a leaf in a commit (source 3) signs besides itself.
+
+    Key and signature are checked unless somebody else does that (`verified` false).
 
     Raises:
         GroupError: not one that DAVE version 1 allows. Source: RFC 9420, section 7.2.
     """
     start = reader.at
-    _point(reader.vector())
+    encryption_key = reader.vector()
     signature_key = reader.vector()
     reader.expect(b"\0\1", "credential")
     identity = reader.vector()
@@ -210,8 +215,27 @@ def read_leaf(reader: Reader, source: int, group: bytes) -> LeafNode:
         reader.vector()
     reader.vector()
     content = reader.since(start)
-    _verify(signature_key, "LeafNodeTBS", content + group, reader.vector())
+    signature = reader.vector()
+    if verified:
+        _point(encryption_key)
+        _verify(signature_key, "LeafNodeTBS", content + group, signature)
     return LeafNode(int.from_bytes(identity, "big"), signature_key)
+
+
+# -- who proposes
+
+
+def check_external_sender(data: bytes) -> None:
+    """Is it an ExternalSender, op 25's payload?
+
+    Raises:
+        GroupError: it is not.
+    """
+    reader = Reader(data)
+    _point(reader.vector())
+    reader.expect(b"\0\1", "credential")
+    reader.vector()
+    reader.end()
 
 
 # -- proposals
@@ -219,11 +243,19 @@ def read_leaf(reader: Reader, source: int, group: bytes) -> LeafNode:
 
 @dataclass(frozen=True, slots=True)
 class ProposalMessage:
-    """One proposal of the external sender; `data` is the whole MLSMessage, `ref` its reference."""
+    """One proposal of the external sender; `data` is the whole MLSMessage, `ref` its reference.
+
+    `package` is the key package of an Add, its signatures not checked; None is a Remove.
+    """
 
     data: bytes
     ref: bytes
-    is_add: bool
+    package: KeyPackage | None
+
+    @property
+    def is_add(self) -> bool:
+        """Is it an Add?"""
+        return self.package is not None
 
 
 def proposal_ref(message: bytes) -> bytes:
@@ -232,7 +264,7 @@ def proposal_ref(message: bytes) -> bytes:
 
 
 def parse_proposal_messages(data: bytes) -> list[ProposalMessage]:
-    """The vector of MLSMessages of op 27, operation 0.
+    """The vector of MLSMessages of op 27, operation 0; the MLS library checks their signatures.
 
     Raises:
         GroupError: not a vector of external proposals.
@@ -247,16 +279,16 @@ def parse_proposal_messages(data: bytes) -> list[ProposalMessage]:
         start = reader.at
         reader.expect(PUBLIC_MESSAGE, "wire format")
         read_content_head(reader, EXTERNAL, PROPOSAL)
-        kind = reader.number(2)
+        kind, package = reader.number(2), None
         if kind == ADD:
-            _key_package(reader)
+            package = _key_package(reader, verified=False)
         elif kind == REMOVE:
             reader.number(4)
         else:
             raise GroupError("an MLS proposal that is neither Add nor Remove")
         reader.vector()
         message = reader.since(start)
-        messages.append(ProposalMessage(message, proposal_ref(message), kind == ADD))
+        messages.append(ProposalMessage(message, proposal_ref(message), package))
     return messages
 
 
