@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CHANNEL, GUILD, OTHER_CHANNEL
 from voicegw.errors import Kicked, VoiceError
-from voicegw.frameworks.voice_protocol import FrameworkSource, GuildVoiceClient, require
+from voicegw.frameworks.call import FrameworkSource, require
+from voicegw.frameworks.voice_protocol import GuildVoiceClient
 from voicegw.media.sinks import MeasuringSink
 from voicegw.media.sources import ToneSource
 from voicegw.server import LocalSignalling, VoiceServer

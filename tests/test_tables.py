@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from voicegw.tables.load import load_table, parse_table, table_names, tables_dir
 from voicegw.tables.machine import Engine, engine
 from voicegw.tables.model import Table
 from voicegw.testing.chaos import Chaos
+from voicegw.testing.world import World
 
 DIAGRAMS = Path(__file__).parent.parent / "diagrams"
 
@@ -534,3 +536,12 @@ def test_a_changed_table_makes_the_pages_stale() -> None:
     assert draw.to_markdown(table) != draw.to_markdown(changed)
     assert draw.drawn_from("<svg/>") is None
     assert copy.deepcopy(table) == table
+
+
+def test_the_library_logs_nothing_of_our_machines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    World().join()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("transitions")] == []
+    other = transitions.Machine(states=["a", "b"], initial="a", transitions=[["go", "a", "b"]])
+    other.go()
+    assert any("Executed machine" in record.getMessage() for record in caplog.records)

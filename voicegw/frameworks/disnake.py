@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from voicegw.frameworks.voice_protocol import GuildVoiceClient, require
+from voicegw.frameworks.call import require
+from voicegw.frameworks.voice_protocol import GuildVoiceClient
 
 __all__ = ["VoiceClient"]
 

@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from voicegw.client import VoiceClient
-from voicegw.errors import VoiceError
-from voicegw.media.player import Playback
-from voicegw.media.sinks import Sink
-from voicegw.media.sources import Source
+from voicegw.frameworks.call import FrameworkCall
 from voicegw.signalling import SignallingReceiver
-
-FRAME_BYTES = 3840
-
-
-def require(module: str, package: str) -> Any:
-    """The framework's module.
-
-    Raises:
-        VoiceError: it is not installed, or is too old to have `VoiceProtocol`.
-    """
-    try:
-        framework = importlib.import_module(module)
-    except ImportError as error:
-        raise VoiceError(f"{package} is not installed: pip install {package}") from error
-    if not hasattr(framework, "VoiceProtocol"):
-        raise VoiceError(f"this {package} is too old, it has no VoiceProtocol: pip install --upgrade {package}")
-    return framework
-
-
-class FrameworkSource:
-    """A framework's `AudioSource` (20 ms of PCM or one Opus packet a `read()`) as a source of ours."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self.is_opus = bool(source.is_opus())
-
-    def read(self) -> bytes:
-        """The next 20 ms; a short last frame is filled with silence."""
-        frame: bytes = self._source.read()
-        return frame if self.is_opus or not frame else frame.ljust(FRAME_BYTES, b"\0")
-
-    def close(self) -> None:
-        """Let the framework's source clean up."""
-        self._source.cleanup()
 
 
 class GuildSignalling:
@@ -68,7 +30,7 @@ class GuildSignalling:
         await self._guild.change_voice_state(channel=channel, self_mute=self_mute, self_deaf=self_deaf)
 
 
-class GuildVoiceClient:
+class GuildVoiceClient(FrameworkCall):
     """The body of each framework's `VoiceClient`; `voice` is the call itself, a `voicegw.VoiceClient`.
 
     `options` are that client's keyword arguments: subclass to change them, say `options = {"policy": "allow"}`.
@@ -119,27 +81,6 @@ class GuildVoiceClient:
             await self.voice.close()
         finally:
             self.cleanup()  # type: ignore[attr-defined]
-
-    # -- what a bot calls
-
-    def is_connected(self) -> bool:
-        """Is there a voice session, or one that resumes?"""
-        return self.voice.states["call"] == "connected"
-
-    def play(self, source: Any) -> Playback:
-        """Play a source of ours or the framework's own `AudioSource`, instead of what was played before."""
-        ours: Source = FrameworkSource(source) if callable(source.is_opus) else source
-        return self.voice.play(ours)
-
-    def listen(self, sink: Sink | None) -> None:
-        """Give what the others say to `sink`; None stops."""
-        self.voice.listen(sink)
-
-    def stop(self) -> None:
-        """End what is played."""
-        playing = self.voice.player.playing
-        if playing is not None:
-            playing.stop()
 
     async def move_to(self, channel: Any, timeout: float = 30.0) -> None:
         """Go to another channel of the guild."""

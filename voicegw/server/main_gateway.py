@@ -1,12 +1,13 @@
 """A minimal main gateway and REST API beside the local voice server: a bot can log in and join voice channels.
 
-Any token is taken; one that begins with a number and a dot belongs to the user of that number. There is one guild
-with two voice channels. Source: Discord docs, "Gateway" version 10.
+Any token is taken; one that begins with a user id and a dot, as such or in base64 as Discord writes it, belongs to
+that user. There is one guild with two voice channels. Source: Discord docs, "Gateway" version 10.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -62,8 +63,7 @@ class MainGateway:
     def user_of(self, token: str) -> int:
         """Whose token it is."""
         if token not in self._users:
-            number = token.partition(".")[0]
-            self._users[token] = int(number) if number.isdecimal() else next(self._numbers)
+            self._users[token] = _named_user(token.partition(".")[0]) or next(self._numbers)
         return self._users[token]
 
     def voice_states(self) -> list[dict[str, Any]]:
@@ -140,7 +140,13 @@ class Bot:
         self._say(HELLO, {"heartbeat_interval": HEARTBEAT_MS, "_trace": []})
         try:
             async for message in self._socket:
-                if message.type is aiohttp.WSMsgType.TEXT and not await self._take(message.data):
+                if message.type is aiohttp.WSMsgType.BINARY:  # JSON, too
+                    text = message.data.decode("utf-8", "replace")
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    text = message.data
+                else:
+                    continue
+                if not await self._take(text):
                     return
         finally:
             writer.cancel()
@@ -313,15 +319,25 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for number, channel_id in enumerate(CHANNEL_IDS, 1)
     ]
-    lists = ("emojis", "stickers", "threads", "presences", "stage_instances", "guild_scheduled_events", "features")
+    members = sorted({user_id, *(int(state["user_id"]) for state in voice_states)})
+    lists = (
+        "emojis",
+        "stickers",
+        "threads",
+        "soundboard_sounds",
+        "presences",
+        "stage_instances",
+        "guild_scheduled_events",
+        "features",
+    )
     nothing = ("afk_channel_id", "system_channel_id", "rules_channel_id", "public_updates_channel_id", "icon", "splash")
     return {
         **{name: [] for name in lists},
-        **dict.fromkeys((*nothing, "banner", "description", "discovery_splash", "vanity_url_code")),
+        **dict.fromkeys((*nothing, "application_id", "banner", "description", "discovery_splash", "vanity_url_code")),
         "id": str(GUILD_ID),
         "name": "local",
         "owner_id": str(user_id),
-        "member_count": 1,
+        "member_count": len(members),
         "large": False,
         "unavailable": False,
         "joined_at": "2026-01-01T00:00:00.000000+00:00",
@@ -337,7 +353,7 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
         "preferred_locale": "en-US",
         "roles": [everyone],
         "channels": channels,
-        "members": [member(user_id)],
+        "members": [member(present) for present in members],
         "voice_states": voice_states,
     }
 
@@ -345,6 +361,16 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
 def _json(data: object, status: int = 200) -> web.Response:
     """As Discord answers: some libraries compare the content type to the letter."""
     return web.Response(body=json.dumps(data).encode(), status=status, headers={"Content-Type": "application/json"})
+
+
+def _named_user(segment: str) -> int | None:
+    """The user id that a token's first segment holds."""
+    if segment.isdecimal():
+        return int(segment)
+    with contextlib.suppress(ValueError):
+        decoded = base64.b64decode(segment + "=" * (-len(segment) % 4), validate=True)
+        return int(decoded) if decoded.isdigit() else None
+    return None
 
 
 def _token(request: web.Request) -> str | None:

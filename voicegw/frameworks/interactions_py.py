@@ -1,0 +1,133 @@
+"""voicegw for interactions.py: `await voicegw.frameworks.interactions_py.VoiceClient.connect_to(channel)`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from voicegw.client import VoiceClient as Call
+from voicegw.effects import Closed, Notice
+from voicegw.frameworks.call import FrameworkCall, require
+from voicegw.media.sources import Source
+from voicegw.signalling import SignallingReceiver
+
+__all__ = ["VoiceClient"]
+
+interactions = require("interactions", "interactions.py", "Listener")
+FRAME_BYTES = 3840
+
+
+class AudioSource:
+    """A `BaseAudio` of interactions.py that gives PCM (`Audio`, `AudioVolume`) as a source of ours."""
+
+    is_opus = False
+
+    def __init__(self, audio: Any) -> None:
+        self._audio = audio
+
+    def read(self) -> bytes:
+        """The next 20 ms; a short last frame is filled with silence."""
+        frame = bytes(self._audio.read(FRAME_BYTES))
+        return frame and frame.ljust(FRAME_BYTES, b"\0")
+
+    def close(self) -> None:
+        """Let the audio clean up."""
+        self._audio.cleanup()
+
+
+class ClientSignalling:
+    """Op 4 through the bot's gateway, and the two raw events as they come."""
+
+    def __init__(self, client: Any, guild_id: int) -> None:
+        self._client = client
+        self._guild_id = guild_id
+        self._receiver: SignallingReceiver | None = None
+        self._listeners = [
+            interactions.Listener.create(name)(take)
+            for name, take in (
+                ("raw_voice_state_update", self._voice_state),
+                ("raw_voice_server_update", self._voice_server),
+                ("websocket_ready", self._started_afresh),
+            )
+        ]
+
+    def attach(self, receiver: SignallingReceiver) -> None:
+        """Remember who gets the events, and begin to listen for them."""
+        self._receiver = receiver
+        for listener in self._listeners:
+            self._client.add_listener(listener)
+
+    def detach(self) -> None:
+        """Listen no more."""
+        for listener in self._listeners:
+            if listener in self._client.listeners.get(listener.event, ()):
+                self._client.listeners[listener.event].remove(listener)
+
+    async def update_voice_state(
+        self, guild_id: int, channel_id: int | None, *, self_mute: bool, self_deaf: bool
+    ) -> None:
+        """Send op 4 on the bot's own gateway."""
+        gateway = self._client.get_guild_websocket(guild_id)
+        await gateway.voice_state_update(guild_id, channel_id, self_mute, self_deaf)
+
+    async def _voice_state(self, event: Any) -> None:
+        if self._receiver is not None:
+            self._receiver.voice_state_update(event.data)
+
+    async def _voice_server(self, event: Any) -> None:
+        if self._receiver is not None:
+            self._receiver.voice_server_update(event.data)
+
+    async def _started_afresh(self, event: Any) -> None:
+        """The bot has identified anew: its voice session ids are dead."""
+        if isinstance(self._receiver, Call):
+            self._receiver.main_session_lost()
+            self._receiver.main_session_started()
+
+
+class VoiceClient(FrameworkCall):
+    """A call of an interactions.py bot; the framework's own `channel.connect()` is not used."""
+
+    def __init__(self, channel: Any, **options: Any) -> None:
+        client, guild_id = channel.client, int(channel.guild.id)
+        self.channel = channel
+        self._signalling = ClientSignalling(client, guild_id)
+        self.voice = Call(
+            user_id=int(client.user.id),
+            guild_id=guild_id,
+            channel_id=int(channel.id),
+            signalling=self._signalling,
+            **options,
+        )
+        self.voice.add_listener(self._note)
+
+    @classmethod
+    async def connect_to(cls, channel: Any, *, timeout_s: float = 30.0, **options: Any) -> Self:
+        """Join a voice channel and wait until the voice session is ready; `options` are those of `voicegw.VoiceClient`.
+
+        Raises:
+            VoiceError: as `voicegw.VoiceClient.connect`.
+        """
+        client = cls(channel, **options)
+        await client.voice.connect(timeout_s=timeout_s)
+        return client
+
+    async def move_to(self, channel: Any, timeout_s: float = 30.0) -> None:
+        """Go to another channel of the guild.
+
+        Raises:
+            VoiceError: as `voicegw.VoiceClient.move_to`.
+        """
+        await self.voice.move_to(int(channel.id), timeout_s=timeout_s)
+        self.channel = channel
+
+    async def disconnect(self) -> None:
+        """Leave the channel."""
+        await self.voice.close()
+
+    def adapt(self, source: Any) -> Source:
+        """A `BaseAudio` as a source of ours; ours as it is."""
+        return AudioSource(source) if hasattr(source, "audio_complete") else source
+
+    def _note(self, notice: Notice) -> None:
+        if isinstance(notice, Closed):
+            self._signalling.detach()
