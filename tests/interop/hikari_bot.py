@@ -23,6 +23,7 @@ bot = hikari.GatewayBot(
     rest_url=CALL["api"],
     intents=hikari.Intents.GUILDS | hikari.Intents.GUILD_VOICE_STATES,
     banner=None,
+    logs=None,
     http_settings=hikari.impl.config.HTTPSettings(ssl=ssl.create_default_context(cafile=CALL["ca"])),
 )
 
