@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import types
 from typing import Any
 
@@ -81,7 +82,7 @@ class AudioSource:
 
     def __init__(self) -> None:
         self.frames = [bytes(3840), bytes(100)]
-        self.clean = False
+        self.cleaned = threading.Event()
 
     def is_opus(self) -> bool:
         return False
@@ -90,7 +91,7 @@ class AudioSource:
         return self.frames.pop(0) if self.frames else b""
 
     def cleanup(self) -> None:
-        self.clean = True
+        self.cleaned.set()
 
 
 async def test_a_bot_joins_plays_moves_and_leaves(server: VoiceServer) -> None:
@@ -103,7 +104,7 @@ async def test_a_bot_joins_plays_moves_and_leaves(server: VoiceServer) -> None:
     other.listen(sink)
     source = AudioSource()
     await voice.play(source).wait()
-    assert source.clean
+    assert await asyncio.to_thread(source.cleaned.wait, 10)
     await voice.play(ToneSource(440, 0.2)).wait()
     await other.voice.wait_for(lambda: other.voice.stats.users[ALICE].packets >= 12)
     assert sink.frequency(ALICE) == pytest.approx(440, abs=10)
