@@ -21,7 +21,7 @@ from tests.conftest import (
     signalling_of,
 )
 from voicegw.client import VoiceClient
-from voicegw.effects import Closed, DowngradeRefused, Moved, Notice, Reconnecting, Resumed, UsersChanged
+from voicegw.effects import Closed, Connected, DowngradeRefused, Moved, Notice, Reconnecting, Resumed, UsersChanged
 from voicegw.errors import (
     CertificateRefused,
     ConnectionClosed,
@@ -322,7 +322,7 @@ async def test_no_nonce_is_used_twice_over_resume_and_rejoin(server: VoiceServer
     await alice.wait_for(lambda: any(isinstance(notice, Resumed) for notice in seen))
     await say(alice, bob)
     signalling_of(alice).hand_over()
-    await alice.wait_for(lambda: any(isinstance(notice, Moved) for notice in seen))
+    await alice.wait_for(lambda: Connected(CHANNEL) in seen)
     await encrypted(alice, bob)
     await say(alice, bob)
     assert len(used) == len(set(used)) == 60

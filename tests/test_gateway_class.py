@@ -261,7 +261,7 @@ async def test_client_properties(server: VoiceServer, make_client: MakeClient) -
     assert client.users == frozenset()
     assert (client.epoch, client.privacy_code) == (0, "")
     assert client.stats.packets == 0
-    assert client.way("call") == ["idle", "joining.asking", "connecting", "connected"]
+    assert client.way("call") == ["idle", "joining.asking", "joining.halved", "connecting", "connected"]
     assert client.way("gateway")[-1] == "ready"
 
 

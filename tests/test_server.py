@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient, encrypted, pair
 from voicegw.adapters.websocket import tls_context
-from voicegw.errors import ConnectionClosed, VoiceError
+from voicegw.errors import Kicked, VoiceError
 from voicegw.secret import Secret
 from voicegw.server import VoiceServer
 from voicegw.signalling import Credentials
@@ -380,5 +380,5 @@ async def test_a_deleted_channel_ends_the_call(server: VoiceServer, make_client:
     await client.connect(CHANNEL)
     await server.delete_channel(CHANNEL)
     await client.wait_closed()
-    assert isinstance(client.error, ConnectionClosed)
-    assert client.error.code == 4022
+    assert isinstance(client.error, Kicked)
+    assert client.session.gateway.last_close_code == 4022

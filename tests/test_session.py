@@ -133,7 +133,7 @@ def test_a_join_goes_through_the_handshake_in_order() -> None:
         "identifying.awaiting_session_description",
         "ready",
     ]
-    assert world.way("call") == ["joining.asking", "connecting", "connected"]
+    assert world.way("call") == ["joining.asking", "joining.halved", "connecting", "connected"]
     assert [type(notice) for notice in world.notices][:1] == [Connected]
     speaking = world.sent(SendSpeaking)[0]
     assert isinstance(speaking, SendSpeaking)
@@ -608,9 +608,10 @@ def test_a_move_brings_a_fresh_session_in_either_order() -> None:
 def test_a_region_change_keeps_the_voice_state() -> None:
     world = ready()
     world.feed(VoiceServerUpdated(Secret("another"), ENDPOINT))
-    assert world.states["gateway"] == "ready"
-    world.until(lambda: noticed(world, Moved) != [], 10)
+    world.until(lambda: world.states["call"] == "connected", 10)
     assert len(world.sent(SendIdentify)) == 2
+    assert noticed(world, Connected) == [Connected(CHANNEL)] * 2
+    assert noticed(world, Moved) == []
 
 
 def test_the_same_server_again_is_ignored() -> None:

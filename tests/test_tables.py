@@ -156,6 +156,9 @@ class Door:
     def locked(self, event: Happened) -> bool:
         return self.is_locked
 
+    def bound(self, deadline: str) -> float:
+        return door_table().deadlines[deadline].seconds
+
     def wind(self) -> float:
         return 7.0
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
         Closed,
         Connected,
         EncryptionChanged,
+        FlagsChanged,
         Moved,
+        MoveFailed,
         Notice,
         Reconnecting,
         Resumed,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
     from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
-    from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver
+    from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver, VoiceFlags
 
 __all__ = [
     "CallStats",
@@ -40,7 +42,9 @@ __all__ = [
     "E2EEPolicy",
     "EncryptionChanged",
     "FixedSignalling",
+    "FlagsChanged",
     "Kokoro",
+    "MoveFailed",
     "Moved",
     "Notice",
     "OggOpusSource",
@@ -58,6 +62,7 @@ __all__ = [
     "UsersChanged",
     "VoiceClient",
     "VoiceError",
+    "VoiceFlags",
     "VoiceSession",
     "Warned",
     "WavSink",
@@ -74,7 +79,9 @@ _MODULES = {
     "E2EEPolicy": "voicegw.session",
     "EncryptionChanged": "voicegw.effects",
     "FixedSignalling": "voicegw.signalling",
+    "FlagsChanged": "voicegw.effects",
     "Kokoro": "voicegw.kokoro",
+    "MoveFailed": "voicegw.effects",
     "Moved": "voicegw.effects",
     "Notice": "voicegw.effects",
     "OggOpusSource": "voicegw.media.sources",
@@ -92,6 +99,7 @@ _MODULES = {
     "UsersChanged": "voicegw.effects",
     "VoiceClient": "voicegw.client",
     "VoiceError": "voicegw.errors",
+    "VoiceFlags": "voicegw.signalling",
     "VoiceSession": "voicegw.session",
     "Warned": "voicegw.effects",
     "WavSink": "voicegw.media.sinks",

@@ -9,6 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self, assert_never
 
 from voicegw.adapters.mls import MlsGroup
@@ -37,6 +38,7 @@ from voicegw.effects import (
     HoldStream,
     MapSsrc,
     Moved,
+    MoveFailed,
     Notice,
     OpenSocket,
     OpenUdp,
@@ -68,6 +70,7 @@ from voicegw.events import (
     KeyExhausted,
     LeaveRequested,
     MainSessionLost,
+    MainSessionResumed,
     MainSessionStarted,
     ReaderFailed,
     SignallingFailed,
@@ -91,11 +94,12 @@ from voicegw.native import load_davey
 from voicegw.path import MediaPath
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
-from voicegw.signalling import Credentials, Signalling
+from voicegw.signalling import Credentials, Signalling, VoiceFlags
 from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
+SIGNALLING_TIMEOUT_S = 2.0  # op 4 that is not out by then counts as not sent
 
 _log = logging.getLogger("voicegw")
 
@@ -121,6 +125,7 @@ class VoiceClient:
     in a row may fail before the call is given up. `names_channel` adds the channel to Identify, as version 9 of the
     gateway does. `rejoin_after_rate_limit` comes back 60 s after the voice server said that we asked too often; without
     it such a call ends.
+    `deadlines` are other seconds for deadlines of the state tables, by name: `{"endpoint_timeout": 10.0}`.
     `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run
     on; a simulated one comes from `voicegw.testing`.
     """
@@ -143,6 +148,7 @@ class VoiceClient:
         max_attempts: int = 12,
         names_channel: bool = False,
         rejoin_after_rate_limit: bool = False,
+        deadlines: Mapping[str, float] = MappingProxyType({}),
         keep_flight_record: bool = False,
         system: System = THIS_SYSTEM,
     ) -> None:
@@ -159,6 +165,7 @@ class VoiceClient:
             allow_private_media=allow_private_media,
             max_attempts=max_attempts,
             rejoin_after_rate_limit=rejoin_after_rate_limit,
+            deadlines=dict(deadlines),
         )
         self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
         self.flight_recorder = FlightRecorder(user_id, guild_id, options) if keep_flight_record else None
@@ -208,6 +215,7 @@ class VoiceClient:
 
         Raises:
             VoiceTimeout: not there after `timeout_s` seconds (a full or forbidden channel); the call goes on.
+            SignallingError: the bot's gateway could not send the wish; the call goes on.
             VoiceError: as `connect`.
         """
         await self._join(channel_id, timeout_s)
@@ -260,7 +268,10 @@ class VoiceClient:
         self._listeners.append(listener)
 
     async def close(self) -> None:
-        """Leave the channel and free everything; harmless when closed already."""
+        """Leave the channel and free everything, within 4 s; harmless when closed already.
+
+        `error` is a `SignallingError` where the leave could not be sent.
+        """
         if self._loop is None:
             self._begin()
         self.feed(LeaveRequested())
@@ -309,6 +320,11 @@ class VoiceClient:
         return frozenset(self.session.shared.others)
 
     @property
+    def flags(self) -> VoiceFlags:
+        """Whether a moderator, the bot or the stage has muted, deafened or suppressed us."""
+        return self.session.call.flags
+
+    @property
     def epoch(self) -> int:
         """The epoch of the E2EE group, 0 while there is none."""
         return self.session.dave.epoch
@@ -349,8 +365,12 @@ class VoiceClient:
         if _snowflake(data.get("user_id")) != shared.user_id or _snowflake(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice states"] += 1
             return
-        channel_id = _snowflake(data.get("channel_id"))
-        self.feed(VoiceStateUpdated(channel_id, Secret(str(data.get("session_id") or ""))))
+        channel, session_id = data.get("channel_id"), data.get("session_id")
+        channel_id = _snowflake(channel)
+        if channel is not None and (channel_id is None or not isinstance(session_id, str) or not session_id):
+            shared.counters["malformed voice states"] += 1
+            return
+        self.feed(VoiceStateUpdated(channel_id, Secret(str(session_id or "")), _flags(data)))
 
     def voice_server_update(self, data: Mapping[str, Any]) -> None:
         """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
@@ -358,17 +378,23 @@ class VoiceClient:
         if _snowflake(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice servers"] += 1
             return
-        endpoint = data.get("endpoint")
-        token = Secret(str(data.get("token") or ""))
-        self.feed(VoiceServerUpdated(token, endpoint if isinstance(endpoint, str) else None))
+        endpoint, token = data.get("endpoint"), data.get("token")
+        if not isinstance(endpoint, str | None) or not isinstance(token, str | None) or (endpoint and not token):
+            shared.counters["malformed voice servers"] += 1
+            return
+        self.feed(VoiceServerUpdated(Secret(token or ""), endpoint))
 
     def main_session_lost(self) -> None:
         """The bot's main gateway session was invalidated, not resumed: its voice sessions end with it."""
         self.feed(MainSessionLost())
 
     def main_session_started(self) -> None:
-        """The bot's main gateway has identified afresh."""
+        """The bot's main gateway has identified afresh; what the session before it joined is joined anew."""
         self.feed(MainSessionStarted())
+
+    def main_session_resumed(self) -> None:
+        """The bot's main gateway was away and has resumed: voice is untouched, nothing is done."""
+        self.feed(MainSessionResumed())
 
     # -- the loop between core and hands
 
@@ -488,10 +514,11 @@ class VoiceClient:
     async def _signal(self, channel_id: int | None) -> None:
         async with self._signalling_turn:
             try:
-                await self._signalling.update_voice_state(
-                    self.session.shared.guild_id, channel_id, self_mute=self._self_mute, self_deaf=self._self_deaf
-                )
-            except Exception as error:  # whatever the framework's gateway raises
+                async with asyncio.timeout(SIGNALLING_TIMEOUT_S):
+                    await self._signalling.update_voice_state(
+                        self.session.shared.guild_id, channel_id, self_mute=self._self_mute, self_deaf=self._self_deaf
+                    )
+            except Exception as error:  # whatever the framework's gateway raises, or that it hangs
                 self.feed(SignallingFailed(type(error).__name__))
 
     def _key_worn(self) -> None:
@@ -504,7 +531,10 @@ class VoiceClient:
 
     def _report(self, notice: Notice) -> None:
         if isinstance(notice, Connected | Moved):
+            self.channel_id = notice.channel_id
             self._joined(None)
+        elif isinstance(notice, MoveFailed):
+            self._joined(notice.error)
         elif isinstance(notice, Closed):
             self._end(notice.error)
         for listener in tuple(self._listeners):
@@ -535,8 +565,9 @@ class VoiceClient:
             if isinstance(error, VoiceError):
                 raise
             late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self.session.call.state})")
+            cause = self.session.call.error
             self.feed(JoinAbandoned(late))
-            raise late from None
+            raise late from cause
         except asyncio.CancelledError:
             self.feed(JoinAbandoned(None))
             raise
@@ -592,6 +623,16 @@ class VoiceClient:
 
     def __repr__(self) -> str:
         return f"<VoiceClient {self.session.call.state}, guild {self.session.shared.guild_id}>"
+
+
+def _flags(data: Mapping[str, Any]) -> VoiceFlags:
+    return VoiceFlags(
+        mute=bool(data.get("mute")),
+        deaf=bool(data.get("deaf")),
+        self_mute=bool(data.get("self_mute")),
+        self_deaf=bool(data.get("self_deaf")),
+        suppress=bool(data.get("suppress")),
+    )
 
 
 def _snowflake(value: object) -> int | None:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
+from voicegw.signalling import VoiceFlags
 
 # -- main gateway
 
@@ -285,16 +286,30 @@ class CancelTimer:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The voice session is ready."""
+    """The voice session is ready, or ready again, perhaps on another server."""
 
     channel_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The voice session is ready again, in another channel or on another server."""
+    """The voice session is ready again, in another channel."""
 
     channel_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFailed:
+    """A move could not even be asked for; the call goes on where it is."""
+
+    error: VoiceError
+
+
+@dataclass(frozen=True, slots=True)
+class FlagsChanged:
+    """A moderator, the bot or the stage has muted, deafened or suppressed us, or ended that."""
+
+    flags: VoiceFlags
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +374,8 @@ class Warned:
 Notice = (
     Connected
     | Moved
+    | MoveFailed
+    | FlagsChanged
     | Reconnecting
     | Resumed
     | Closed

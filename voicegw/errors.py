@@ -4,7 +4,7 @@
     |-- TableError                  a state table that cannot be right; names the row
     |-- EventNotAllowed             a wish that the present state forbids; nothing has changed
     |-- SignallingError             the main gateway did not, or could not, answer our join
-    |-- Kicked                      the main gateway took us out of the channel
+    |-- Kicked                      we were taken out of the channel
     |-- ConnectionFailed            (ConnectionError) no voice connection could be made
     |   |-- InvalidHandshake        TLS or the websocket upgrade was refused
     |   |   `-- CertificateRefused  the server's certificate is not what it must be
@@ -14,6 +14,7 @@
     |-- WebSocketProtocolError      the peer broke the protocol
     |   `-- MalformedFrame          one frame that cannot be decoded
     |-- InvalidEndpoint             (ValueError) a host or address that must not be dialled
+    |-- InvalidDeadline             (ValueError) an option names no deadline of the tables, or no time
     |-- EncryptionError
     |   |-- NoCommonMode            no transport encryption that both sides know
     |   |-- PacketRejected          a datagram that is not authentic or not well formed
@@ -57,7 +58,7 @@ class SignallingError(VoiceError):
 
 
 class Kicked(VoiceError):
-    """The main gateway took us out of the voice channel."""
+    """We were taken out of the voice channel: by a moderator, with the channel, or at the end of the call."""
 
 
 class ConnectionFailed(VoiceError, ConnectionError):
@@ -114,6 +115,10 @@ class MalformedFrame(WebSocketProtocolError):
 
 class InvalidEndpoint(VoiceError, ValueError):
     """A voice endpoint or media address that must not be dialled."""
+
+
+class InvalidDeadline(VoiceError, ValueError):
+    """An option that changes a deadline which no table has, or to what is no number of seconds."""
 
 
 class EncryptionError(VoiceError):

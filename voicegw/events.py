@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
+from voicegw.signalling import VoiceFlags
 from voicegw.wire.payloads import Payload
 
 # -- the bot's wishes
@@ -58,6 +59,7 @@ class VoiceStateUpdated:
     name: ClassVar[str] = "voice_state_updated"
     channel_id: int | None
     session_id: Secret[str]
+    flags: VoiceFlags = VoiceFlags()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,13 @@ class MainSessionStarted:
     """The bot's main gateway identified afresh."""
 
     name: ClassVar[str] = "main_session_started"
+
+
+@dataclass(frozen=True, slots=True)
+class MainSessionResumed:
+    """The bot's main gateway was away and has resumed: nothing is lost."""
+
+    name: ClassVar[str] = "main_session_resumed"
 
 
 # -- the websocket
@@ -327,6 +336,13 @@ class CloseRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class AbortRequested:
+    """call to gateway: end the voice session at once, without another word to its server."""
+
+    name: ClassVar[str] = "abort_requested"
+
+
+@dataclass(frozen=True, slots=True)
 class HeartStarted:
     """gateway to heartbeat: Hello was heard."""
 
@@ -448,6 +464,7 @@ class SpeechForbidden:
 Signal = (
     ConnectRequested
     | CloseRequested
+    | AbortRequested
     | HeartStarted
     | HeartDied
     | MediaOffered
@@ -478,6 +495,7 @@ Event = (
     | SignallingFailed
     | MainSessionLost
     | MainSessionStarted
+    | MainSessionResumed
     | SocketOpened
     | SocketFailed
     | SocketUnavailable

@@ -144,6 +144,7 @@ def read_record(path: str | Path) -> Record:
                 allow_private_media=bool(options["allow_private_media"]),
                 max_attempts=int(options["max_attempts"]),
                 rejoin_after_rate_limit=bool(options.get("rejoin_after_rate_limit", False)),
+                deadlines={name: float(seconds) for name, seconds in options.get("deadlines", {}).items()},
             ),
             entries=tuple(
                 Entry(float(line["at"]), _read(line["event"]), tuple(line["steps"]), tuple(line["effects"]))

@@ -29,6 +29,17 @@ class Credentials:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class VoiceFlags:
+    """How the main gateway shows us: muted or deafened by a moderator or by ourselves; suppressed on a stage."""
+
+    mute: bool = False
+    deaf: bool = False
+    self_mute: bool = False
+    self_deaf: bool = False
+    suppress: bool = False
+
+
 class SignallingReceiver(Protocol):
     """Who wants the main gateway's answers; `VoiceClient` is one."""
 
@@ -63,6 +74,7 @@ class FixedSignalling:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials: Credentials | None = credentials
+        self._guild_user: dict[str, str] | None = None
         self._receiver: SignallingReceiver | None = None
 
     def attach(self, receiver: SignallingReceiver) -> None:
@@ -72,22 +84,26 @@ class FixedSignalling:
     async def update_voice_state(
         self, guild_id: int, channel_id: int | None, *, self_mute: bool, self_deaf: bool
     ) -> None:
-        """Hand the pair over once.
+        """Hand the pair over once; a leave is answered, too.
 
         Raises:
             SignallingError: it was handed over already, and serves for one voice session.
         """
         credentials, receiver = self._credentials, self._receiver
-        if channel_id is None or receiver is None:
+        if receiver is None:
+            return
+        if channel_id is None:
+            if self._guild_user is not None:
+                receiver.voice_state_update({**self._guild_user, "channel_id": None})
             return
         if credentials is None:
             raise SignallingError("credentials that were given once serve for one voice session")
         self._credentials = None
+        self._guild_user = {"guild_id": str(credentials.guild_id), "user_id": str(credentials.user_id)}
         receiver.voice_state_update(
             {
-                "guild_id": str(credentials.guild_id),
+                **self._guild_user,
                 "channel_id": str(credentials.channel_id),
-                "user_id": str(credentials.user_id),
                 "session_id": credentials.session_id.reveal(),
             }
         )

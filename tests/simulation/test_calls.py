@@ -12,8 +12,8 @@ import pytest
 from voicegw import ToneSource
 from voicegw.errors import CertificateRefused, VoiceTimeout
 from voicegw.media.sinks import MeasuringSink
+from voicegw.testing.invariants import Violation
 from voicegw.testing.simulation import SimulatedClient, Simulation
-from voicegw.testing.world import Violation
 
 CHANNEL = 9
 

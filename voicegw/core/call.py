@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
-from voicegw.effects import Closed, Connected, Moved, Reconnecting, SendVoiceState
+from voicegw.effects import (
+    Closed,
+    Connected,
+    FlagsChanged,
+    Moved,
+    MoveFailed,
+    Reconnecting,
+    SendVoiceState,
+    Warned,
+)
 from voicegw.errors import ConnectionFailed, InvalidEndpoint, Kicked, SignallingError, VoiceError
 from voicegw.events import (
+    AbortRequested,
     CloseRequested,
     ConnectRequested,
     JoinAbandoned,
@@ -21,7 +32,7 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.signalling import Credentials
+from voicegw.signalling import Credentials, VoiceFlags
 from voicegw.wire.endpoint import parse_endpoint
 
 BACKOFF_BASE_S = 0.5
@@ -33,6 +44,7 @@ class CallSession(MachineSession):
     """The pair, the attempts, and why it ended."""
 
     __slots__ = (
+        "asked_at",
         "attempts",
         "complaints",
         "departures",
@@ -41,21 +53,38 @@ class CallSession(MachineSession):
         "endpoint",
         "error",
         "ever_connected",
+        "flags",
         "forgiven",
+        "home",
+        "inside",
+        "last_server",
+        "left_at",
+        "server_alone_since",
         "session_id",
-        "state_fresh",
+        "state_alone",
         "token",
     )
     machine: ClassVar[str] = "call"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
+        # the pair in hand; a half is alone until its other half came
         self.session_id: Secret[str] | None = None
         self.token: Secret[str] | None = None
         self.endpoint: str | None = None
+        self.state_alone = False
+        self.server_alone_since: float | None = None
+        # what came before
+        self.last_server: tuple[Secret[str], str | None] | None = None
         self.dialled: deque[tuple[Secret[str], Secret[str]]] = deque(maxlen=MAX_PAIRS_KEPT)
-        self.state_fresh = False
+        # where the main gateway has us
+        self.inside = False
         self.departures = 0
+        self.flags = VoiceFlags()
+        self.home = 0
+        # attempts
+        self.asked_at = 0.0
+        self.left_at: float | None = None
         self.attempts = 0
         self.forgiven = False
         self.complaints = 0
@@ -67,8 +96,16 @@ class CallSession(MachineSession):
 
     def backoff(self) -> float:
         """The most that we wait before the next attempt; the adapter draws the jitter."""
-        bound = self.table.deadlines["backoff_over"].seconds
-        return min(bound, BACKOFF_BASE_S * 2.0 ** min(self.attempts, 16))
+        return min(self.bound("backoff_over"), BACKOFF_BASE_S * 2.0 ** min(self.attempts, 16))
+
+    def rest_of_pair(self) -> float:
+        """What is left for the pair since the first op 4."""
+        return max(0.0, self.asked_at + self.bound("pair_timeout") - self.shared.now)
+
+    def rest_of_leave(self) -> float:
+        """What is left since the bot left; all of it where somebody else ended the call."""
+        begun = self.shared.now if self.left_at is None else self.left_at
+        return max(0.0, begun + self.bound("leave_timeout") - self.shared.now)
 
     # guards: the bot's wishes
 
@@ -82,6 +119,10 @@ class CallSession(MachineSession):
         """Is this the answer to a leave of our own?"""
         return event.channel_id is None and self.departures > 0
 
+    def stale_departure(self, event: VoiceStateUpdated) -> bool:
+        """Are we told that we are out before we were told that we are in?"""
+        return event.channel_id is None and not self.inside
+
     def no_channel(self, event: VoiceStateUpdated) -> bool:
         """Are we in no channel any more?"""
         return event.channel_id is None
@@ -92,21 +133,31 @@ class CallSession(MachineSession):
             event.session_id != self.session_id or event.channel_id != self.shared.channel_id
         )
 
+    def session_of_server(self, event: VoiceStateUpdated) -> bool:
+        """Does a voice server that came alone belong to this new session id?"""
+        return self._server_alone() and event.session_id != self.session_id and self.completes_pair(event)
+
+    def channel_of_server(self, event: VoiceStateUpdated) -> bool:
+        """Does a voice server that came alone belong to this new channel?"""
+        return self._server_alone() and self.changes_session(event) and event.session_id == self.session_id
+
+    def supersedes_last_attempt(self, event: VoiceStateUpdated) -> bool:
+        """Does it make the session in hand useless, and was that the last attempt?"""
+        same = event.session_id == self.session_id
+        corrects = same and self._server_alone()
+        return self.changes_session(event) and not corrects and self.attempts_spent(event)
+
+    def channel_changed(self, event: Any) -> bool:
+        """Are we in another channel than the bot knows?"""
+        return self.ever_connected and self.shared.channel_id != self.home
+
     # guards: the pair
 
-    def completes_pair(self, event: VoiceStateUpdated | VoiceServerUpdated) -> bool:
-        """Is the other half of this join there, and was this pair never dialled?"""
-        if isinstance(event, VoiceStateUpdated):
-            return self.token is not None and self._unused(event.session_id, self.token)
-        return self.session_id is not None and self._unused(self.session_id, event.token)
-
-    def changes_session_afresh(self, event: VoiceStateUpdated) -> bool:
-        """Does it make another pair of the server in hand, one that was never dialled?"""
-        return self.changes_session(event) and self.token is not None and self._unused(event.session_id, self.token)
-
-    def moved_once_too_often(self, event: VoiceStateUpdated) -> bool:
-        """Does it make the session in hand useless, and was that the last attempt?"""
-        return self.changes_session(event) and self.attempts_spent(event)
+    def completes_pair(self, event: VoiceStateUpdated) -> bool:
+        """Is the server of this join there, and the pair not used up?"""
+        if self.token is None or event.channel_id is None:
+            return False
+        return (event.session_id, self.token) not in self.dialled
 
     def null_endpoint(self, event: VoiceServerUpdated) -> bool:
         """Did the voice server go away?"""
@@ -125,22 +176,14 @@ class CallSession(MachineSession):
         return False
 
     def same_server(self, event: VoiceServerUpdated) -> bool:
-        """Is it the one that we have, or one that this session was dialled with before?"""
-        if event.token == self.token and event.endpoint == self.endpoint:
+        """Is it the last one again, or does it make a pair that was used?"""
+        if (event.token, event.endpoint) == self.last_server:
             return True
-        return self.session_id is not None and not self._unused(self.session_id, event.token)
+        return bool(event.endpoint) and (self.session_id, event.token) in self.dialled
 
     def session_known(self, event: Any) -> bool:
         """Is there a session id to go with the server?"""
         return self.session_id is not None
-
-    def state_came_first(self, event: Any) -> bool:
-        """Did a new voice state announce this server?"""
-        return self.state_fresh
-
-    def pair_fresh(self, event: Any) -> bool:
-        """Is there a pair that was not dialled yet?"""
-        return self.session_id is not None and self.token is not None and self._unused(self.session_id, self.token)
 
     # guards: attempts
 
@@ -178,9 +221,13 @@ class CallSession(MachineSession):
         """Where we want to be."""
         self.shared.channel_id = event.channel_id
 
-    def send_join(self, event: Any) -> None:
-        """Op 4; both halves of the pair must belong to it."""
+    def begin_pair(self, event: Any) -> None:
+        """The time for a pair runs from here."""
         self.forget_pair(event)
+        self.asked_at = self.shared.now
+
+    def send_join(self, event: Any) -> None:
+        """Op 4."""
         self.shared.effects.append(SendVoiceState(self.shared.channel_id))
 
     def send_move(self, event: JoinRequested) -> None:
@@ -190,47 +237,75 @@ class CallSession(MachineSession):
     def send_leave(self, event: Any) -> None:
         """Op 4 with no channel, so that no ghost stays behind."""
         self.departures += 1
+        self.inside = False
+        self.last_server = None
         self.shared.effects.append(SendVoiceState(None))
 
     def note_departure(self, event: Any) -> None:
-        """One leave of ours was answered."""
-        self.departures -= 1
+        """One leave of ours was answered, or never will be."""
+        self.departures = max(0, self.departures - 1)
+        self.inside = False
+
+    def count_stale_departure(self, event: Any) -> None:
+        """Somebody left before us."""
+        self.shared.counters["stale departures"] += 1
+
+    def forget_membership(self, event: Any) -> None:
+        """The main gateway's session is dead, and with it all that it said of us."""
+        self.inside = False
+        self.departures = 0
+        self.last_server = None
+        self.forget_pair(event)
 
     # effects: the pair
 
     def forget_pair(self, event: Any) -> None:
         """Values of an earlier round are never used again."""
         self.session_id = None
-        self.state_fresh = False
+        self.state_alone = False
         self.forget_server(event)
 
     def forget_server(self, event: Any) -> None:
         """The server is gone, its token with it."""
         self.token = None
         self.endpoint = None
+        self.server_alone_since = None
 
     def note_voice_state(self, event: VoiceStateUpdated) -> None:
-        """Session id and channel; flags alone change nothing."""
-        if event.channel_id is not None and self.changes_session(event):
+        """Session id, channel and flags; flags alone change nothing."""
+        self.inside = True
+        if self.changes_session(event):
+            assert event.channel_id is not None
             self.session_id = event.session_id
             self.shared.channel_id = event.channel_id
-            self.state_fresh = True
+            self.state_alone = not self._server_alone()
+            self.server_alone_since = None
+        if event.flags != self.flags:
+            self.flags = event.flags
+            self.shared.report(FlagsChanged(event.flags))
 
     def note_voice_server(self, event: VoiceServerUpdated) -> None:
         """Token and endpoint."""
         self.token = event.token
         self.endpoint = event.endpoint
+        self.last_server = (event.token, event.endpoint)
+        self.server_alone_since = None if self.state_alone else self.shared.now
+        self.state_alone = False
+
+    def note_server_gone(self, event: VoiceServerUpdated) -> None:
+        """No endpoint: neither the old token nor the new one is of any use."""
+        self.forget_server(event)
+        self.last_server = (event.token, event.endpoint)
 
     def count_duplicate(self, event: Any) -> None:
         """The same server again."""
-        self.shared.counters["duplicate server updates"] += 1
+        self.shared.counters["ignored: duplicate server update"] += 1
 
     def dial(self, event: Any) -> None:
-        """Hand the complete pair to the gateway machine."""
+        """Hand the complete pair to the gateway machine; it serves once."""
         assert self.session_id is not None
         assert self.token is not None
         assert self.endpoint is not None
-        self.state_fresh = False
         self.dialled.append((self.session_id, self.token))
         self.shared.credentials = Credentials(
             guild_id=self.shared.guild_id,
@@ -242,9 +317,18 @@ class CallSession(MachineSession):
         )
         self.shared.signals.append(ConnectRequested())
 
+    def correct_channel(self, event: Any) -> None:
+        """The session that is being made is of the channel that we hear of now."""
+        assert self.shared.credentials is not None
+        self.shared.credentials = replace(self.shared.credentials, channel_id=self.shared.channel_id)
+
     def close_gateway(self, event: Any) -> None:
         """End the voice session."""
         self.shared.signals.append(CloseRequested())
+
+    def abort_gateway(self, event: Any) -> None:
+        """End the voice session without another word to its server."""
+        self.shared.signals.append(AbortRequested())
 
     # effects: attempts
 
@@ -267,6 +351,7 @@ class CallSession(MachineSession):
     def note_connected(self, event: Any) -> None:
         """Attempts and complaints count from here again; what was forgiven once stays so."""
         self.ever_connected = True
+        self.home = self.shared.channel_id
         self.attempts = 0
         self.complaints = 0
         self.departures = 0
@@ -284,24 +369,27 @@ class CallSession(MachineSession):
     def note_left(self, event: LeaveRequested | JoinAbandoned) -> None:
         """The bot's wish, or what it could not wait for."""
         self.error = event.error if isinstance(event, JoinAbandoned) else None
+        self.left_at = self.shared.now
+
+    def note_leave_unsent(self, event: SignallingFailed) -> None:
+        """The bot stays visible in the channel until Discord notices."""
+        self.error = SignallingError(f"the bot's gateway could not send the leave ({event.reason}); is it connected?")
 
     def note_kicked(self, event: Any) -> None:
-        """Taken out by somebody."""
-        self.departures = 0
-        self.error = Kicked("taken out of the voice channel by a moderator, or the channel is gone")
+        """Taken out by somebody; the same words whether the main gateway or the voice server tells it first."""
+        self.error = Kicked("taken out of the voice channel by a moderator, or the channel or the call is gone")
 
     def note_no_answer(self, event: Any) -> None:
         """Discord answers a full or forbidden channel with silence."""
+        half = "" if self.session_id is None and self.token is None else " in full"
         self.error = SignallingError(
-            "the main gateway did not answer the join within 10 s: the channel is full, "
-            f"the bot may not connect to it, or the bot is offline{self._before()}"
+            f"the main gateway did not answer the join{half} within {self.bound('pair_timeout'):g} s: the channel is "
+            f"full, the bot may not connect to it, or the bot is offline{self._before()}"
         )
 
     def note_signalling_failed(self, event: SignallingFailed) -> None:
         """The bot's own gateway is away."""
-        self.error = SignallingError(
-            f"the bot's gateway could not send the join ({event.reason}); is it connected?{self._before()}"
-        )
+        self.error = SignallingError(f"{_unsent(event)}{self._before()}")
 
     def note_endpoint_refused(self, event: VoiceServerUpdated) -> None:
         """A host that is not Discord's."""
@@ -330,6 +418,14 @@ class CallSession(MachineSession):
         reason = str(event.error) if isinstance(event, SessionLost) else event.name.replace("_", " ")
         self.shared.report(Reconnecting(reason))
 
+    def warn_signalling_failed(self, event: SignallingFailed) -> None:
+        """The bot's own gateway is away; it is asked again later."""
+        self.shared.report(Warned(str(_unsent(event))))
+
+    def report_move_failed(self, event: SignallingFailed) -> None:
+        """The wish went nowhere."""
+        self.shared.report(MoveFailed(_unsent(event)))
+
     def report_left(self, event: Any) -> None:
         """Never was there."""
         self.shared.report(Closed(None))
@@ -342,5 +438,11 @@ class CallSession(MachineSession):
         """What went wrong first: another join was its consequence."""
         return f" Before that: {self.error}" if isinstance(self.error, ConnectionError) else ""
 
-    def _unused(self, session_id: Secret[str], token: Secret[str]) -> bool:
-        return (session_id, token) not in self.dialled
+    def _server_alone(self) -> bool:
+        """Has a voice server come, and the voice state that may belong to it not yet?"""
+        since = self.server_alone_since
+        return since is not None and self.shared.now - since <= self.bound("move_timeout")
+
+
+def _unsent(event: SignallingFailed) -> SignallingError:
+    return SignallingError(f"the bot's gateway could not send the join ({event.reason}); is it connected?")

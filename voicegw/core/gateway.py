@@ -70,7 +70,6 @@ from voicegw.wire.payloads import (
 )
 
 REJECTED_LIMIT = 10
-RESUME_BACKOFF_S = 1.0
 MAX_USERS = 1000
 
 
@@ -96,7 +95,7 @@ class GatewaySession(MachineSession):
 
     def resume_backoff(self) -> float:
         """The most that we wait before resuming on a server in trouble."""
-        return RESUME_BACKOFF_S
+        return self.bound("resume_backoff_over")
 
     # guards
 

@@ -18,7 +18,7 @@ class HeartbeatSession(MachineSession):
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        self.interval_s = self.table.deadlines["beat_due"].seconds
+        self.interval_s = self.bound("beat_due")
         self.next_beat_at = 0.0
 
     # deadlines
@@ -31,7 +31,7 @@ class HeartbeatSession(MachineSession):
 
     def note_interval(self, event: HeartStarted) -> None:
         """Hello's interval is an upper bound, and so is ours."""
-        self.interval_s = min(event.interval_s, self.table.deadlines["beat_due"].seconds)
+        self.interval_s = min(event.interval_s, self.bound("beat_due"))
 
     def send_beat(self, event: Any) -> None:
         """Beat, and plan the next one from here."""

@@ -40,6 +40,11 @@ class MachineSession:
 
     # what the engine asks for when a state is entered or left
 
+    def bound(self, deadline: str) -> float:
+        """How long the deadline lasts at most: what the bot's options say, else the table."""
+        seconds = self.shared.options.deadlines.get(deadline)
+        return self.table.deadlines[deadline].seconds if seconds is None else seconds
+
     def arm(self, deadline: str, seconds: float) -> None:
         """The state that is being entered waits no longer than this."""
         at = self.shared.now + seconds

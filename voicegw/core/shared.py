@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from voicegw.effects import Effect, Notice, Report
+from voicegw.errors import InvalidDeadline
 from voicegw.events import Signal
 from voicegw.signalling import Credentials
+from voicegw.tables.load import load_table, table_names
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.frames import SequenceCounter
 
@@ -25,7 +29,13 @@ class E2EEPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a bot may choose about a call."""
+    """What a bot may choose about a call.
+
+    `deadlines` are other seconds for deadlines of the tables, by name: `{"endpoint_timeout": 10.0}`.
+
+    Raises:
+        InvalidDeadline: no table has a deadline of that name, or it is not a number of seconds above 0.
+    """
 
     policy: E2EEPolicy = E2EEPolicy.REQUIRE
     modes: tuple[str, ...] = PREFERRED_MODES
@@ -33,6 +43,15 @@ class Options:
     allow_private_media: bool = False
     max_attempts: int = 12
     rejoin_after_rate_limit: bool = False
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {name for machine in table_names() for name in load_table(machine).deadlines}
+        for name, seconds in self.deadlines.items():
+            if name not in known:
+                raise InvalidDeadline(f"no table has a deadline {name!r}; there are {', '.join(sorted(known))}")
+            if not 0 < seconds < math.inf:
+                raise InvalidDeadline(f"the deadline {name} cannot be {seconds} s")
 
     @property
     def max_dave_protocol_version(self) -> int:

@@ -34,6 +34,9 @@ class EngineSession(Protocol):
 
     state: str
 
+    def bound(self, deadline: str) -> float:
+        """How many seconds the deadline may last at most: the table's, or another that was chosen."""
+
     def arm(self, deadline: str, seconds: float) -> None:
         """A state that waits is entered: bring the deadline's event after `seconds`."""
 
@@ -58,7 +61,7 @@ class TableState(transitions.State):
         """Arm the deadline."""
         deadline = self.deadline
         if deadline is not None:
-            seconds = getattr(session, deadline.given_by)() if deadline.given_by else deadline.seconds
+            seconds = getattr(session, deadline.given_by)() if deadline.given_by else session.bound(deadline.name)
             session.arm(deadline.name, seconds)
 
     def leave(self, session: Any) -> None:

@@ -22,6 +22,7 @@ from voicegw.events import (
     KeyExhausted,
     LeaveRequested,
     MainSessionLost,
+    MainSessionResumed,
     MainSessionStarted,
     PathUnheard,
     ProposalsRejected,
@@ -39,6 +40,7 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
+from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import Violation
 from voicegw.testing.plan import WAIT, WAITS_S, Plan, plan_of
 from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, MEDIA, OTHER, World
@@ -305,12 +307,13 @@ class Chaos:
             return
         yield self._draw.choice(
             (
-                VoiceStateUpdated(CHANNEL + number % 2, Secret(f"{CANARY} moved {number}")),
+                VoiceStateUpdated(CHANNEL + number % 2, self._session_id(number), VoiceFlags(mute=number % 3 == 0)),
                 VoiceServerUpdated(Secret(f"{CANARY} other {number}"), ENDPOINT),
                 VoiceServerUpdated(Secret(f"{CANARY} null {number}"), None),
                 SignallingFailed("RuntimeError"),
                 MainSessionLost(),
                 MainSessionStarted(),
+                MainSessionResumed(),
             )
         )
 
@@ -330,6 +333,11 @@ class Chaos:
         many = self._draw.choice((5, 50, 700))
         yield from self._server(ClientsConnected(tuple(range(begin, begin + many))))
         yield from self._server(ClientDisconnected(begin))
+
+    def _session_id(self, number: int) -> Secret[str]:
+        """Discord moves us under the same session id; another one is a session elsewhere."""
+        present = self.world.session.call.session_id
+        return present if present is not None and number % 5 else Secret(f"{CANARY} moved {number}")
 
     def bot(self) -> Iterator[Event | Stamped]:
         """Wishes, sensible or not."""
@@ -352,7 +360,7 @@ class Chaos:
         """The process does not run for a while; timers fire late, one of them stale."""
         world = self.world
         world.now += self._draw.choice((0.5, 5.0, 60.0))
-        name = self._draw.choice(("beat_due", "hello_timeout", "settled", *world.timers))
+        name = self._draw.choice(("beat_due", "hello_timeout", "move_timeout", *world.timers))
         yield DeadlinePassed(name, world.timers.get(name, world.now) - 0.125)
 
 

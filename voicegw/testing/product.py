@@ -32,6 +32,7 @@ from voicegw.events import (
     KeyPackageMade,
     LeaveRequested,
     MainSessionLost,
+    MainSessionResumed,
     MainSessionStarted,
     PathHeard,
     PathUnheard,
@@ -54,6 +55,7 @@ from voicegw.events import (
 )
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, VoiceSession
+from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import forbidden
 from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
 from voicegw.wire.encryption import PREFERRED_MODES
@@ -138,6 +140,8 @@ OTHERS: Mapping[str, Event] = {
     "leave": LeaveRequested(),
     "voice state": VoiceStateUpdated(CHANNEL, Secret("session")),
     "voice state elsewhere": VoiceStateUpdated(CHANNEL + 1, Secret("session elsewhere")),
+    "voice state of a move": VoiceStateUpdated(CHANNEL + 1, Secret("session")),
+    "voice state, muted": VoiceStateUpdated(CHANNEL, Secret("session"), VoiceFlags(mute=True)),
     "no channel": VoiceStateUpdated(None, Secret("session")),
     "voice server": VoiceServerUpdated(Secret("token"), ENDPOINT),
     "another voice server": VoiceServerUpdated(Secret("another token"), ENDPOINT),
@@ -146,6 +150,7 @@ OTHERS: Mapping[str, Event] = {
     "signalling failed": SignallingFailed("RuntimeError"),
     "main session lost": MainSessionLost(),
     "main session started": MainSessionStarted(),
+    "main session resumed": MainSessionResumed(),
     "key exhausted": KeyExhausted(),
     "key package made": KeyPackageMade(b"key package"),
     "commit made": CommitMade(b"commit"),

@@ -40,9 +40,9 @@ from voicegw.media.sources import Source
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.server.certificates import make_authority
 from voicegw.session import Transition
+from voicegw.testing.invariants import Violation
 from voicegw.testing.loop import PROCESS, VirtualLoop
 from voicegw.testing.network import Host, Network
-from voicegw.testing.world import Violation
 
 if TYPE_CHECKING:
     import trustme
