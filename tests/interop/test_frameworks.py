@@ -43,6 +43,7 @@ FRAMEWORKS = [
     Framework("disnake", "disnake", "disnake"),
     Framework("hikari", "hikari", "hikari", "hikari_bot.py", has_sources=False),
     Framework("interactions.py", "interactions", "interactions_py", "interactions_py_bot.py"),
+    Framework("hata", "hata", "hata", "hata_bot.py", has_sources=False),
 ]
 
 

@@ -52,8 +52,11 @@ class LocalSignalling:
             self.move(channel_id)
 
     def move(self, channel_id: int) -> None:
-        """Put the user into a channel, asked or not: a new session id and token, a new voice server."""
-        self._credentials = self._server.admit(guild_id=self._guild_id, channel_id=channel_id, user_id=self._user_id)
+        """Put the user into a channel, asked or not: a new token; the session id stays that of the first join."""
+        session_id = self._credentials.session_id if self._credentials is not None else None
+        self._credentials = self._server.admit(
+            guild_id=self._guild_id, channel_id=channel_id, user_id=self._user_id, session_id=session_id
+        )
         steps = [self._tell_state, self._tell_server]
         for step in reversed(steps) if self.server_first else steps:
             asyncio.get_running_loop().call_soon(step, self._credentials)
