@@ -77,6 +77,10 @@ class LocalSignalling:
         token = self._credentials.token.reveal()
         self._receiver.voice_server_update({"guild_id": str(self._guild_id), "token": token, "endpoint": None})
 
+    def forget(self) -> None:
+        """The bot's main gateway session is gone, and its voice state with it."""
+        self._credentials = None
+
     async def kick(self) -> None:
         """Take the user out: the voice websocket is closed with 4014."""
         await self._leave()

@@ -53,6 +53,7 @@ class Process:
     def __init__(self) -> None:
         self.frozen_until = 0.0
         self.asleep_s = 0.0
+        self.frozen_s = 0.0
 
 
 class Schedule:
@@ -146,6 +147,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def freeze(self, process: Process, seconds: float) -> None:
         """`process` does not run for `seconds`; then it finds its arrivals first, and late timers after them."""
+        process.frozen_s += seconds
         process.frozen_until = max(process.frozen_until, self.now + seconds)
         self._held.setdefault(process, [])
         self.arrive_at(process.frozen_until, lambda: None)

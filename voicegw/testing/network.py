@@ -138,9 +138,13 @@ class Host(System, Process):
 
     def recover(self) -> None:
         """No call fails and no link loses any more."""
-        self._failing.clear()
+        self.stop_failing()
         for link in self.links:
             link.heal()
+
+    def stop_failing(self) -> None:
+        """No call fails any more."""
+        self._failing.clear()
 
     def stall(self, seconds: float) -> None:
         """The process does not run for a while; the world goes on."""
@@ -153,6 +157,11 @@ class Host(System, Process):
     def rebind(self) -> None:
         """The NAT in front of it forgets its mappings: from now on our datagrams come from other ports."""
         self.port_shift += 1000
+
+    @property
+    def frozen(self) -> bool:
+        """Does its process not run now?"""
+        return self.frozen_until > self.network.loop.now
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -194,7 +203,8 @@ class Network:
     """All hosts of one loop, and what lies between them.
 
     `names` is the DNS; `certificates` maps an address to what is wrong with its certificate while `tls` is off, `tls`
-    switches real TLS on. `black_holes` are addresses from which no answer to a dial ever comes.
+    switches real TLS on. `on_datagram(host, target, data)` and `on_dial(host, what)` see what a host wants to send and
+    whom it asks for; `black_holes` are addresses from which no answer to a dial ever comes.
     """
 
     def __init__(self, loop: VirtualLoop, seed: int = 0, *, tls: bool = False) -> None:
@@ -212,6 +222,8 @@ class Network:
         self.descriptors: dict[int, DatagramSocket] = {}
         self.connections: dict[Connection, None] = {}
         self.counters: Counter[str] = Counter()
+        self.on_datagram: Callable[[Host, Address, bytes], None] | None = None
+        self.on_dial: Callable[[Host, str], None] | None = None
         self._descriptors = itertools.count(1 << 20)
         loop.network = self
 
@@ -240,6 +252,8 @@ class Network:
         await asyncio.sleep(self.name_delay_s)
         process = PROCESS.get()
         if isinstance(process, Host):
+            if self.on_dial is not None:
+                self.on_dial(process, name)
             try:
                 process.check("resolve")
             except OSError as error:
@@ -258,6 +272,8 @@ class Network:
             OSError: refused, unreachable, nobody answered.
         """
         host = sock.host
+        if self.on_dial is not None:
+            self.on_dial(host, address[0])
         host.check("connect")
         target = self.hosts.get(address[0])
         if target is None or address[0] in self.black_holes:

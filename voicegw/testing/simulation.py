@@ -28,12 +28,12 @@ import asyncio
 import functools
 import hashlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from voicegw.adapters.websocket import tls_context
 from voicegw.client import VoiceClient
-from voicegw.effects import Notice
+from voicegw.effects import Effect, Notice
 from voicegw.events import Event, Stamped
 from voicegw.media.player import Playback
 from voicegw.media.sources import Source
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 GUILD = 41771983423143937
 SERVER_NAME, SERVER_ADDRESS, SERVER_PORT = "c-ams01-sim.discord.media", "66.22.196.1", 443
 SETTLE_S = 5.0
+LIMIT_S = 40 * 86_400.0
 
 Story = Callable[["Simulation"], Awaitable[Any]]
 
@@ -57,21 +58,23 @@ Story = Callable[["Simulation"], Awaitable[Any]]
 class Simulation:
     """One run: loop, network, server, clients. `policy` is the loop's schedule, by default drawn from the seed.
 
-    `tls` turns real TLS on, which costs some milliseconds a connection. `delay_s` is one way between any two hosts.
+    `tls` turns real TLS on, which costs some milliseconds a connection. `delay_s` is one way between any two hosts;
+    without `dave` the server has no E2EE.
     """
 
     def __init__(
-        self, seed: int = 0, *, policy: str = "", tls: bool = False, delay_s: float = 0.02, limit_s: float = 86_400.0
+        self, seed: int = 0, *, policy: str = "", tls: bool = False, delay_s: float = 0.02, dave: bool = True
     ) -> None:
         self.seed = seed
-        self.loop = VirtualLoop(seed, policy=policy, limit_s=limit_s)
+        self.loop = VirtualLoop(seed, policy=policy, limit_s=LIMIT_S)
         self.network = Network(self.loop, seed, tls=tls)
         self.clients: list[SimulatedClient] = []
         self.trace: list[str] = []
         self.on_event: Callable[[SimulatedClient, Event | Stamped], None] | None = None
+        self.on_effect: Callable[[SimulatedClient, Effect], None] | None = None
         self._delay_s = delay_s
         self._servers: list[VoiceServer] = []
-        self.server = self.voice_server(SERVER_NAME, SERVER_ADDRESS)
+        self.server = self.voice_server(SERVER_NAME, SERVER_ADDRESS, dave=dave)
 
     def voice_server(self, name: str, address: str, **options: Any) -> VoiceServer:
         """Another voice server; those made before `run` start with it, later ones by `start_server`."""
@@ -208,6 +211,22 @@ class SimulatedClient(VoiceClient):
         finally:
             PROCESS.reset(token)
 
+    def voice_state_update(self, data: Mapping[str, Any]) -> None:
+        """As VoiceClient's."""
+        self._when_awake(super().voice_state_update, data)
+
+    def voice_server_update(self, data: Mapping[str, Any]) -> None:
+        """As VoiceClient's."""
+        self._when_awake(super().voice_server_update, data)
+
+    def main_session_lost(self) -> None:
+        """As VoiceClient's."""
+        self._when_awake(super().main_session_lost)
+
+    def main_session_started(self) -> None:
+        """As VoiceClient's."""
+        self._when_awake(super().main_session_started)
+
     def feed(self, event: Event | Stamped) -> None:
         """As VoiceClient's."""
         token = PROCESS.set(self.system)
@@ -217,6 +236,22 @@ class SimulatedClient(VoiceClient):
             PROCESS.reset(token)
             if self._simulation.on_event is not None:
                 self._simulation.on_event(self, event)
+
+    def _when_awake(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Now, or when the process runs again."""
+        token = PROCESS.set(self.system)
+        try:
+            if self.system.frozen:
+                self.system.network.loop.call_soon(work, *arguments)
+            else:
+                work(*arguments)
+        finally:
+            PROCESS.reset(token)
+
+    def _perform(self, effect: Effect) -> None:
+        if self._simulation.on_effect is not None:
+            self._simulation.on_effect(self, effect)
+        super()._perform(effect)
 
     async def _here(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         token = PROCESS.set(self.system)

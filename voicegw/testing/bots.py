@@ -1,0 +1,188 @@
+"""A simulated bot: joins, speaks, ends with its call, and comes back as a bot author would write it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from voicegw.effects import Closed, Notice
+from voicegw.errors import VoiceError
+from voicegw.media.player import Playback
+from voicegw.server import LocalSignalling
+from voicegw.testing.world import Violation
+
+if TYPE_CHECKING:
+    from voicegw.testing.simulation import SimulatedClient, Simulation
+    from voicegw.testing.watch import Watch
+
+CONNECT_S = 30.0
+CLOSE_S = 5.0
+HOME_S = 90.0
+
+
+class Frames:
+    """A source of Opus packets that cost nothing to make; each is as long as its number says."""
+
+    is_opus = True
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.closed = False
+
+    def read(self) -> bytes:
+        """A packet: TOC of 20 ms stereo, and some bytes."""
+        if self.closed or self.left == 0:
+            return b""
+        self.left -= 1
+        return b"\xfc" + bytes(40 + self.left % 7)
+
+    def close(self) -> None:
+        """No more."""
+        self.closed = True
+
+
+class Bot:
+    """One user with one client at a time; its awaitables are held to their bounds."""
+
+    def __init__(self, sim: Simulation, watch: Watch, number: int, channel_id: int, options: dict[str, Any]) -> None:
+        self.sim = sim
+        self.watch = watch
+        self.user_id = number
+        self.home = channel_id
+        self.signalling = LocalSignalling(sim.server, number)
+        self.notices: list[Notice] = []
+        self.playback: Playback | None = None
+        self._options = options
+        self._lives = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.client = self._make()
+
+    def _make(self) -> SimulatedClient:
+        address = f"10.0.{self.user_id}.{next(self._lives)}"
+        client = self.sim.client(self.user_id, address=address, signalling=self.signalling, **self._options)
+        self.watch.client(client)
+        client.add_listener(self.notices.append)
+        return client
+
+    @property
+    def over(self) -> bool:
+        """Has its call ended?"""
+        return self.client.states["call"] == "closed"
+
+    @property
+    def ready(self) -> bool:
+        """Is it in a channel, with a voice session?"""
+        states = self.client.states
+        return states["call"] == "connected" and states["gateway"] == "ready"
+
+    # -- what it does meanwhile
+
+    def begin(self) -> None:
+        """Join, without waiting for it."""
+        self.do(self.join(self.home))
+
+    def do(self, work: Any) -> asyncio.Task[None]:
+        """Something that goes on beside the rest."""
+        task: asyncio.Task[None] = self.sim.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def join(self, channel_id: int) -> None:
+        """Connect or move; what it raises must be ours, and come in time."""
+        host = self.client.system
+        before = self.sim.loop.now - host.frozen_s
+        try:
+            await self.client.connect(channel_id)
+        except VoiceError:
+            pass
+        except Exception as error:
+            self.watch.violate(f"V15: connect raised {error!r}")
+        took_s = self.sim.loop.now - host.frozen_s - before
+        if took_s > CONNECT_S + 0.1:
+            self.watch.violate(f"V15: connect took {took_s:.1f} s")
+
+    def speak(self, frames: int) -> None:
+        """Play, if there is a call."""
+        if not self.over:
+            self.playback = self.client.play(Frames(frames))
+
+    async def end(self) -> None:
+        """Close, in time, and leave nothing."""
+        host = self.client.system
+        before = self.sim.loop.now - host.frozen_s
+        await self.client.close()
+        took_s = self.sim.loop.now - host.frozen_s - before
+        if took_s > CLOSE_S:
+            self.watch.violate(f"V15: close took {took_s:.1f} s")
+        for task in tuple(self._tasks):
+            await task
+        ends = [notice for notice in self.notices if isinstance(notice, Closed)]
+        if len(ends) > 1:
+            self.watch.violate(f"V15: {len(ends)} ends of one call were told")
+
+    # -- what must be so in the end
+
+    async def settled(self) -> None:
+        """Until it is ready or over."""
+        await self._until(lambda: self.ready or self.over)
+
+    async def come_back(self) -> None:
+        """Its call has ended: a new client, as a bot would make one.
+
+        Raises:
+            Violation: it does not get through a healthy network.
+        """
+        error = self.client.error
+        if error is not None and not isinstance(error, VoiceError):
+            raise Violation(f"V15: the call ended with {error!r}")
+        await self.end()
+        self.notices.clear()
+        if self.signalling.credentials is not None:
+            raise Violation(f"V16: {self} ended with {error!r} and is still in its channel")
+        self.client = self._make()
+        try:
+            await self.client.connect(self.home)
+        except VoiceError as failure:
+            raise Violation(f"V06: {self} could not come back: {failure!r}") from failure
+
+    async def go_home(self) -> None:
+        """Back to the channel where all meet, wherever it was moved."""
+        credentials = self.signalling.credentials
+        if credentials is None or credentials.channel_id != self.home:
+            try:
+                await self.client.move_to(self.home, HOME_S)
+            except VoiceError as failure:
+                raise Violation(f"V06: {self} could not go home: {failure!r}") from failure
+
+    async def agreed(self, bots: list[Bot]) -> None:
+        """Until all have one group, or none where the call has no E2EE."""
+
+        def same() -> bool:
+            states = {bot.client.states["dave"] for bot in bots}
+            codes = {bot.client.privacy_code for bot in bots}
+            return len(codes) == 1 and (states == {"active"} or all(state.startswith("clear") for state in states))
+
+        await self._until(same)
+
+    async def say(self, frames: int) -> None:
+        """Play to the end."""
+        await self.client.play(Frames(frames)).wait()
+
+    def heard(self, speaker: Bot) -> int:
+        """Packets so far."""
+        stats = self.client.stats.users.get(speaker.user_id)
+        return stats.packets if stats is not None else 0
+
+    async def hears(self, speaker: Bot, packets: int) -> None:
+        """Until so many have come."""
+        await self._until(lambda: self.heard(speaker) >= packets)
+
+    async def _until(self, so: Callable[[], bool]) -> None:
+        while not so():  # noqa: ASYNC110 - virtual time costs nothing, and this asks the client for no help
+            await asyncio.sleep(0.5)
+
+    def __repr__(self) -> str:
+        return f"bot {self.user_id} ({', '.join(f'{name} {state}' for name, state in self.client.states.items())})"
