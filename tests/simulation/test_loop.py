@@ -22,7 +22,7 @@ def loop() -> Iterator[VirtualLoop]:
 def test_a_day_passes_at_once(loop: VirtualLoop) -> None:
     begin = time.perf_counter()
     loop.run_until_complete(asyncio.sleep(86_400))
-    assert loop.time() == 1000.0 + 86_400
+    assert loop.time() == pytest.approx(1000.0 + 86_400)
     assert time.perf_counter() - begin < 60
 
 
@@ -105,7 +105,8 @@ def test_a_frozen_process_runs_late_and_the_others_do_not(loop: VirtualLoop) -> 
         await asyncio.wait(tasks)
 
     loop.run_until_complete(story())
-    assert seen == [("free", 1.0), ("frozen", 10.5)]
+    assert [name for name, _ in seen] == ["free", "frozen"]
+    assert [at for _, at in seen] == pytest.approx([1.0, 10.5])
 
 
 def test_a_suspended_process_does_not_see_the_time_pass(loop: VirtualLoop) -> None:

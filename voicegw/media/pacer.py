@@ -297,7 +297,7 @@ def process_pacer() -> Pacer:
 if hasattr(os, "register_at_fork"):  # the thread is not in the child
     os.register_at_fork(after_in_child=process_pacer.cache_clear)
 
-_timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, PacerTimer] = weakref.WeakKeyDictionary()
+_timers: weakref.WeakKeyDictionary[object, PacerTimer] = weakref.WeakKeyDictionary()
 
 
 def has_own_clock(loop: asyncio.AbstractEventLoop) -> bool:
@@ -306,10 +306,14 @@ def has_own_clock(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def pacer_of(loop: asyncio.AbstractEventLoop) -> Pacer:
-    """The pacer for streams of this loop: the process's, or one of its own where the loop has its own clock."""
+    """The pacer for streams of this loop: the process's, or one of its own where the loop has its own clock.
+
+    A loop that stands for several processes says by `process()` which of them asks.
+    """
     if not has_own_clock(loop):
         return process_pacer()
-    timer = _timers.get(loop)
+    process = getattr(loop, "process", lambda: loop)()
+    timer = _timers.get(process)
     if timer is None:
-        timer = _timers[loop] = PacerTimer(loop)
+        timer = _timers[process] = PacerTimer(loop)
     return timer.pacer

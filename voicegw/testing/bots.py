@@ -11,7 +11,7 @@ from voicegw.effects import Closed, Notice
 from voicegw.errors import VoiceError
 from voicegw.media.player import Playback
 from voicegw.server import LocalSignalling
-from voicegw.testing.world import Violation
+from voicegw.testing.invariants import Violation
 
 if TYPE_CHECKING:
     from voicegw.testing.simulation import SimulatedClient, Simulation

@@ -283,8 +283,10 @@ async def udp_cut(scene: Scene, chance: random.Random) -> None:
 
 @injector
 async def udp_rebind(scene: Scene, chance: random.Random) -> None:
-    """The NAT forgets us."""
-    scene.bot(chance).client.system.rebind()
+    """The NAT gives us another port for a while."""
+    host = scene.bot(chance).client.system
+    host.rebind()
+    scene.later(chance.choice((5.0, 30.0)), lambda: setattr(host, "port_shift", 0))
 
 
 @injector
@@ -423,11 +425,8 @@ async def clk_jump(scene: Scene, chance: random.Random) -> None:
 
 @injector
 async def clk_suspend(scene: Scene, chance: random.Random) -> None:
-    """The host sleeps, and may find another network when it wakes."""
-    host = scene.bot(chance).client.system
-    host.suspend(chance.choice((5.0, 60.0, 3600.0)))
-    if chance.random() < 0.5:
-        host.rebind()
+    """The host sleeps."""
+    scene.bot(chance).client.system.suspend(chance.choice((5.0, 60.0, 3600.0)))
 
 
 @injector

@@ -153,7 +153,7 @@ class Simulation:
             left.append(f"timers {list(client._timers._handles)}")
         left += [text for text in self.network.open_sockets if f"'{client.system.address}'" in text and "udp" in text]
         if left:
-            raise Violation(f"{client!r} is closed and has left {', '.join(left)}")
+            raise Violation(f"V16: {client!r} is closed and has left {', '.join(left)}")
 
     def _check_left(self) -> None:
         me = asyncio.current_task()
@@ -162,7 +162,7 @@ class Simulation:
         left += self.network.open_sockets
         left += self.loop.problems
         if left:
-            raise Violation(f"the run has left {'; '.join(left)}")
+            raise Violation(f"V16: the run has left {'; '.join(left)}")
 
     def _sweep(self) -> None:
         """After a failure: end what still runs, so that the next run begins clean."""

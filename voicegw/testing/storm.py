@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 
 from voicegw.testing.bots import Bot
 from voicegw.testing.injectors import INJECTORS, Scene
+from voicegw.testing.invariants import Violation
 from voicegw.testing.simulation import Simulation
 from voicegw.testing.watch import Watch
-from voicegw.testing.world import Violation
 
 STORM_S = 40.0
 CHANNEL = 127121515262115840
@@ -59,7 +59,8 @@ class StormRun:
     @property
     def kind(self) -> str | None:
         """Which invariant does not hold, where it was one; else which exception came."""
-        found = re.search(r"\bV\d\d|^\w+", self.violation or "")
+        text = self.violation or ""
+        found = re.search(r"\bV\d\d\b", text) or re.match(r"\w+", text)
         return found[0] if found else None
 
     def report(self) -> str:

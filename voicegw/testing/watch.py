@@ -20,7 +20,7 @@ from voicegw.effects import Effect, ReleaseStream, UseKey
 from voicegw.events import Event, Stamped
 from voicegw.server import VoiceServer
 from voicegw.session import E2EEPolicy
-from voicegw.testing.world import Violation, forbidden
+from voicegw.testing.invariants import Violation, forbidden
 from voicegw.wire.dave_frames import TAG_BYTES, decode_uleb128, is_dave_frame
 from voicegw.wire.rtp import FRAME_TICKS, SAMPLE_RATE, kind_of, parse_rtp
 
@@ -49,7 +49,7 @@ class Watch(logging.Handler):
         super().__init__(logging.DEBUG)
         self.violations: list[str] = []
         self.events = 0
-        self.expected_errors: set[str] = set()
+        self.expected_errors = {"Error handling request"}  # the server's upgrade of a connection that is gone
         self.lines: list[str] = []
         self._simulation = simulation
         self._spent: set[tuple[object, int]] = set()
@@ -61,6 +61,7 @@ class Watch(logging.Handler):
         self._identified: Counter[tuple[str, str]] = Counter()
         self._resumed: Counter[str] = Counter()
         self._canaries: set[str] = set()
+        self._sessions: dict[ServerSession, None] = {}
         self._loggers = [logging.getLogger(name) for name in ("voicegw", "aiohttp", "asyncio")]
         simulation.on_event = self._after_event
         simulation.on_effect = self._before_effect
@@ -119,6 +120,7 @@ class Watch(logging.Handler):
             return resume(fields)
 
         def attached_watched(session: ServerSession, connection: Connection) -> None:
+            self._sessions[session] = None
             self._resumed[session.credentials.session_id.reveal()] = 0
             attached(session, connection)
 
@@ -156,6 +158,11 @@ class Watch(logging.Handler):
             self.lines.extend(texts_of_client)
             if client.flight_recorder is not None:
                 self.lines.append(str(list(client.flight_recorder.lines())))
+        strict = {client.user_id for client in self._simulation.clients if _requires(client)}
+        for session in self._sessions:
+            clear = session.counters["media in the clear"]
+            if clear and session.user_id in strict:
+                self.violate(f"V09: {clear} frames of {session.user_id} came in the clear")
         self.lines.extend(texts)
         written = "\n".join((*self.lines, *self._simulation.trace))
         for canary in self._canaries:
