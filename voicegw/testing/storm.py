@@ -28,6 +28,7 @@ STORM_S = 40.0
 CHANNEL = 127121515262115840
 SETTLE_S = 300.0
 GROUP_S = 60.0
+NOTICE_S = 20.0  # the last harm is noticed by then: a heart needs two beats and a look
 SHOWN_LINES = 50
 
 
@@ -62,6 +63,11 @@ class StormRun:
         text = self.violation or ""
         found = re.search(r"\bV\d\d\b", text) or re.match(r"\w+", text)
         return found[0] if found else None
+
+    @property
+    def likeness(self) -> str:
+        """The violation without what differs from run to run: numbers, states."""
+        return re.sub(r"\([^)]*\)|[0-9.]+", "", self.violation or "")
 
     def report(self) -> str:
         """Seed, what failed, the plan, and the end of the trace."""
@@ -131,6 +137,7 @@ class Storm:
         await asyncio.sleep(1.0)
         sim.note("storm", "over")
         await scene.heal()
+        await asyncio.sleep(NOTICE_S)
         await self._recover(sim, watch, bots)
 
     async def _recover(self, sim: Simulation, watch: Watch, bots: list[Bot]) -> None:
@@ -170,13 +177,13 @@ async def within(sim: Simulation, work: Awaitable[object], seconds: float, compl
 def shrink(seed: int, plan: Iterable[Happening]) -> StormRun:
     """The run with the fewest happenings that leaving some out can find and that fails in the same way."""
     best = Storm(seed, plan).go()
-    kind = best.kind
+    likeness = best.likeness
     size = len(best.plan)
     while size:
         size = (size + 1) // 2 if size > 1 else 1
         for start in range(0, len(best.plan), size):
             tried = Storm(seed, best.plan[:start] + best.plan[start + size :]).go()
-            if tried.kind == kind:
+            if tried.likeness == likeness:
                 best, size = tried, min(2 * size, len(tried.plan))
                 break
         else:
