@@ -107,6 +107,7 @@ async def test_a_bot_joins_plays_moves_and_leaves(server: VoiceServer) -> None:
     assert await asyncio.to_thread(source.cleaned.wait, 10)
     await voice.play(ToneSource(440, 0.2)).wait()
     await other.voice.wait_for(lambda: other.voice.stats.users[ALICE].packets >= 12)
+    await other.voice.flush()
     assert sink.frequency(ALICE) == pytest.approx(440, abs=10)
     voice.play(ToneSource(440))
     voice.stop()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from voicegw.errors import NotAudio, OpusNotFound
 from voicegw.media import opus
-from voicegw.media.opus import OpusDecoder, OpusEncoder, load_opus, opus_version, packet_samples
+from voicegw.media.opus import OpusDecoder, OpusEncoder, load_opus, opus_version
+from voicegw.media.opus_packets import packet_samples
 
 SILENCE = b"\xf8\xff\xfe"
 

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
         Notice,
         Reconnecting,
         Resumed,
+        SpeakingChanged,
         UsersChanged,
         Warned,
     )
     from voicegw.errors import VoiceError
     from voicegw.gateway import DiscordGatewayVoice
     from voicegw.kokoro import Kokoro
+    from voicegw.media.heard import HeardFrame, Provenance, UserStats
+    from voicegw.media.listeners import FrameStream, Listening
     from voicegw.media.player import Playback
-    from voicegw.media.receiver import UserStats
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
     from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
@@ -43,12 +45,16 @@ __all__ = [
     "EncryptionChanged",
     "FixedSignalling",
     "FlagsChanged",
+    "FrameStream",
+    "HeardFrame",
     "Kokoro",
+    "Listening",
     "MoveFailed",
     "Moved",
     "Notice",
     "OggOpusSource",
     "Playback",
+    "Provenance",
     "Reconnecting",
     "Resumed",
     "Signalling",
@@ -56,6 +62,7 @@ __all__ = [
     "SingleWavSink",
     "Sink",
     "Source",
+    "SpeakingChanged",
     "ToneSource",
     "Transition",
     "UserStats",
@@ -80,12 +87,16 @@ _MODULES = {
     "EncryptionChanged": "voicegw.effects",
     "FixedSignalling": "voicegw.signalling",
     "FlagsChanged": "voicegw.effects",
+    "FrameStream": "voicegw.media.listeners",
+    "HeardFrame": "voicegw.media.heard",
     "Kokoro": "voicegw.kokoro",
+    "Listening": "voicegw.media.listeners",
     "MoveFailed": "voicegw.effects",
     "Moved": "voicegw.effects",
     "Notice": "voicegw.effects",
     "OggOpusSource": "voicegw.media.sources",
     "Playback": "voicegw.media.player",
+    "Provenance": "voicegw.media.heard",
     "Reconnecting": "voicegw.effects",
     "Resumed": "voicegw.effects",
     "Signalling": "voicegw.signalling",
@@ -93,9 +104,10 @@ _MODULES = {
     "SingleWavSink": "voicegw.media.sinks",
     "Sink": "voicegw.media.sinks",
     "Source": "voicegw.media.sources",
+    "SpeakingChanged": "voicegw.effects",
     "ToneSource": "voicegw.media.sources",
     "Transition": "voicegw.session",
-    "UserStats": "voicegw.media.receiver",
+    "UserStats": "voicegw.media.heard",
     "UsersChanged": "voicegw.effects",
     "VoiceClient": "voicegw.client",
     "VoiceError": "voicegw.errors",

@@ -58,7 +58,9 @@ from voicegw.effects import (
     SendVoiceState,
     SetExternalSender,
     SetPassthrough,
+    SpeakingChanged,
     UseKey,
+    Warned,
 )
 from voicegw.errors import EventNotAllowed, VoiceError, VoiceTimeout
 from voicegw.events import (
@@ -84,9 +86,10 @@ from voicegw.events import (
 )
 from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
-from voicegw.media.opus import load_opus
+from voicegw.media.heard import HeardFrame, UserStats
+from voicegw.media.hearing import Hearing
+from voicegw.media.listeners import FrameStream, Listening
 from voicegw.media.player import Playback, Player
-from voicegw.media.receiver import StreamReceiver, UserStats
 from voicegw.media.sender import StreamSender
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
@@ -177,9 +180,10 @@ class VoiceClient:
             on_speech_ended=lambda: self.feed(SpeechEnded()),
             on_silence_sent=lambda: self.feed(SilenceSent()),
         )
-        self.receiver = StreamReceiver(self._now)
-        self.receiver.use_decrypt(self._decrypt)
         self._waiters = Waiters()
+        self._hearing = Hearing(self._now, self._speaking_changed, self._warn, self._waiters.notify)
+        self.receiver = self._hearing.receiver
+        self.receiver.use_decrypt(self._decrypt)
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
         self._group = MlsGroup(user_id, self._now, lambda reason: self.feed(GroupRejected(0, reason)))
         self._signalling = signalling
@@ -252,16 +256,30 @@ class VoiceClient:
         """Play `source` now, instead of what was played before; it is held while E2EE is not ready."""
         return self.player.play(source)
 
-    def listen(self, sink: Sink | None) -> None:
-        """Give what the others say, decoded, to `sink`; None stops. The sink stays the caller's to close.
+    def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
+        """Give what the others say to `sink`, or call it with every 20 ms of each user, off the event loop.
+
+        Several may listen. `await listening.stop()` ends one; the sink stays the caller's to close, after `close`
+        where it shall have the last sound.
 
         Raises:
             OpusNotFound: nothing could be decoded on this host.
         """
-        if sink is not None:
-            load_opus()
-        self.receiver.flush()
-        self.receiver.sink = sink
+        return self._hearing.listen(sink)
+
+    def frames(self, *user_ids: int) -> FrameStream:
+        """What these users say from now on, or everybody, 20 ms at a time: `async for frame in client.frames(user_id)`.
+
+        The stream ends with the call.
+
+        Raises:
+            OpusNotFound: nothing could be decoded on this host.
+        """
+        return self._hearing.frames(frozenset(user_ids))
+
+    async def flush(self) -> None:
+        """Wait until the listeners have all that has been received, also what waited for its turn."""
+        await self._hearing.flush()
 
     def add_listener(self, listener: Callable[[Notice], None]) -> None:
         """Call `listener(notice)` for all that happens: `Connected`, `Moved`, `Reconnecting`, `Closed` ..."""
@@ -280,6 +298,7 @@ class VoiceClient:
         if tasks:
             await asyncio.wait(tasks)
         await self.gateway.join_tasks()
+        await self._hearing.close()
 
     async def wait_closed(self) -> None:
         """Until the call is over, for whatever reason; `error` says which, None where the bot asked for it."""
@@ -323,6 +342,11 @@ class VoiceClient:
     def flags(self) -> VoiceFlags:
         """Whether a moderator, the bot or the stage has muted, deafened or suppressed us."""
         return self.session.call.flags
+
+    @property
+    def speaking(self) -> frozenset[int]:
+        """Who is being heard, by the packets that come; `SpeakingChanged` tells of changes."""
+        return self.receiver.speaking
 
     @property
     def epoch(self) -> int:
@@ -529,6 +553,12 @@ class VoiceClient:
     def _decrypt(self, user_id: int, frame: bytes) -> bytes:
         return self._group.decrypt(user_id, frame)
 
+    def _speaking_changed(self, user_id: int, speaking: bool) -> None:
+        self._report(SpeakingChanged(user_id, speaking))
+
+    def _warn(self, text: str) -> None:
+        self._report(Warned(text))
+
     def _report(self, notice: Notice) -> None:
         if isinstance(notice, Connected | Moved):
             self.channel_id = notice.channel_id
@@ -591,6 +621,7 @@ class VoiceClient:
         self.error = error
         self.player.close()
         self._path.close()
+        self._hearing.end()
         self._joined(error or EventNotAllowed("being in a call", self.session.call.state))
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)

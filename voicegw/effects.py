@@ -365,6 +365,14 @@ class IdentityChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakingChanged:
+    """A user's speech began or ended, by the packets that come: within 0.2 s of the sound."""
+
+    user_id: int
+    speaking: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the bot's owner should know; the call goes on."""
 
@@ -383,6 +391,7 @@ Notice = (
     | DowngradeRefused
     | IdentityChanged
     | UsersChanged
+    | SpeakingChanged
     | Warned
 )
 

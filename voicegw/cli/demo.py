@@ -115,7 +115,7 @@ async def hold_call(source: Source, sink: Sink, console: Console) -> Call:
     """Play `source` from one client to the other over a local voice server."""
     from voicegw.client import VoiceClient
     from voicegw.errors import VoiceTimeout
-    from voicegw.media.receiver import UserStats
+    from voicegw.media.heard import UserStats
     from voicegw.server import LocalSignalling, VoiceServer
 
     async with VoiceServer() as server:
@@ -146,7 +146,7 @@ async def hold_call(source: Source, sink: Sink, console: Console) -> Call:
             with contextlib.suppress(VoiceTimeout):  # what did not come by then is lost
                 await player.wait_for(lambda: player.states["speech"] == "silent", HEARD_TIMEOUT_S)
                 await listener.wait_for(lambda: heard.packets >= player.stats.packets, HEARD_TIMEOUT_S)
-            listener.receiver.flush()
+            await listener.flush()
             clients = {"player": player, "listener": listener}
             dave = player.session.dave
             mode = player.session.gateway.mode

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from voicegw.client import VoiceClient
 from voicegw.errors import VoiceError
+from voicegw.media.heard import HeardFrame
+from voicegw.media.listeners import Listening
 from voicegw.media.player import Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
@@ -59,9 +62,9 @@ class FrameworkCall:
         """Play a source of ours or the framework's own `AudioSource`, instead of what was played before."""
         return self.voice.play(self.adapt(source))
 
-    def listen(self, sink: Sink | None) -> None:
-        """Give what the others say to `sink`; None stops."""
-        self.voice.listen(sink)
+    def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
+        """Give what the others say to `sink`, off the event loop."""
+        return self.voice.listen(sink)
 
     def stop(self) -> None:
         """End what is played."""

@@ -11,7 +11,8 @@ from typing import BinaryIO, Final, NamedTuple, Self
 
 from voicegw.errors import NotAudio
 from voicegw.media.files import open_for_reading
-from voicegw.media.opus import SAMPLE_RATE, packet_samples
+from voicegw.media.opus import SAMPLE_RATE
+from voicegw.media.opus_packets import packet_samples
 
 _HEADER: Final = struct.Struct("<4sBBqIIIB")
 _CONTINUED: Final = 1

@@ -23,15 +23,13 @@ from types import ModuleType
 from typing import Any, Final, Literal
 
 from voicegw.errors import NotAudio, OpusNotFound
+from voicegw.media.opus_packets import FRAME_SAMPLES, MAX_FRAME_BYTES, MAX_FRAME_SAMPLES
 
 SAMPLE_RATE: Final = 48_000
-FRAME_SAMPLES: Final = 960
 FRAME_BYTES: Final = 3840
-MAX_FRAME_SAMPLES: Final = 5760
 
 _BYTES_PER_SAMPLE: Final = 4
 _MAX_PACKET: Final = 48 * 1277
-_MAX_ENCODED: Final = 1275
 _SET_BITRATE: Final = 4002
 _SET_INBAND_FEC: Final = 4012
 _LIBRARY_SUFFIXES: Final = (".so", ".dylib", ".dll")
@@ -195,7 +193,7 @@ class OpusEncoder:
             ctypes.c_void_p,
             ctypes.c_int32,
         )
-        self._packet = ctypes.create_string_buffer(_MAX_ENCODED)
+        self._packet = ctypes.create_string_buffer(MAX_FRAME_BYTES)
         # Only the fixed arguments have types: variadic ones travel another way on some platforms.
         control = _function(library, "opus_encoder_ctl", ctypes.c_void_p, ctypes.c_int)
         for request, value in ((_SET_BITRATE, bitrate), (_SET_INBAND_FEC, 0)):
@@ -207,7 +205,7 @@ class OpusEncoder:
         """One packet from exactly 3840 bytes of PCM (20 ms); another length raises NotAudio."""
         if len(pcm) != FRAME_BYTES:
             raise NotAudio(f"a frame of PCM is {FRAME_BYTES} bytes, not {len(pcm)}")
-        length = self._encode(self._state, bytes(pcm), FRAME_SAMPLES, self._packet, _MAX_ENCODED)
+        length = self._encode(self._state, bytes(pcm), FRAME_SAMPLES, self._packet, MAX_FRAME_BYTES)
         if length < 0:
             raise NotAudio(f"libopus cannot encode this frame: error {length}")
         return self._packet.raw[:length]
@@ -270,86 +268,3 @@ def _checked_samples(samples: int) -> int:
     if samples % 120 or not 120 <= samples <= MAX_FRAME_SAMPLES:
         raise NotAudio(f"a lost packet has a multiple of 120 samples up to {MAX_FRAME_SAMPLES}, not {samples}")
     return samples
-
-
-def _samples_per_frame(toc: int) -> int:
-    """Samples at 48 kHz of one frame (RFC 6716 section 3.1, table 2)."""
-    config = toc >> 3
-    if config < 12:
-        return (480, 960, 1920, 2880)[config & 3]
-    if config < 16:
-        return (480, 960)[config & 1]
-    return (120, 240, 480, 960)[config & 3]
-
-
-def _frame_length(packet: bytes, at: int) -> tuple[int, int]:
-    """A frame length and the offset behind it (RFC 6716 section 3.2.1)."""
-    if at >= len(packet):
-        raise NotAudio("an Opus packet ends inside a frame length")
-    first = packet[at]
-    if first < 252:
-        return first, at + 1
-    if at + 1 >= len(packet):
-        raise NotAudio("an Opus packet ends inside a frame length")
-    return first + 4 * packet[at + 1], at + 2
-
-
-def packet_samples(packet: bytes) -> int:
-    """How long an Opus packet plays, in samples at 48 kHz (120 to 5760), without decoding it.
-
-    The frame layout is checked as RFC 6716 section 3.4 demands; a packet that breaks it raises NotAudio.
-    """
-    if not packet:
-        raise NotAudio("an Opus packet has at least one byte")
-    toc = packet[0]
-    each = _samples_per_frame(toc)
-    code = toc & 3
-    if code == 3:
-        count, longest = _many_frames(packet, each)
-    else:
-        count = 2 if code else 1
-        longest = len(packet) - 1
-        if code == 1:
-            if longest % 2:
-                raise NotAudio("two Opus frames of one size cannot share an odd number of bytes")
-            longest //= 2
-        elif code == 2:
-            first, at = _frame_length(packet, 1)
-            rest = len(packet) - at - first
-            if rest < 0:
-                raise NotAudio("the first of two Opus frames is longer than its packet")
-            longest = max(first, rest)
-    if longest > _MAX_ENCODED:
-        raise NotAudio(f"an Opus frame of {longest} bytes is longer than {_MAX_ENCODED}")
-    return count * each
-
-
-def _many_frames(packet: bytes, each: int) -> tuple[int, int]:
-    """Number of frames and length of the longest in a code 3 packet (RFC 6716 section 3.2.5)."""
-    if len(packet) < 2:
-        raise NotAudio("an Opus packet ends before its frame count")
-    header, at, padding = packet[1], 2, 0
-    count = header & 0x3F
-    if not count or count * each > MAX_FRAME_SAMPLES:
-        raise NotAudio(f"an Opus packet cannot hold {count} frames of {each} samples")
-    if header & 0x40:
-        more = 255
-        while more == 255:
-            if at >= len(packet):
-                raise NotAudio("an Opus packet ends inside its padding length")
-            more = packet[at]
-            padding += 254 if more == 255 else more
-            at += 1
-    if header & 0x80:
-        lengths = []
-        for _ in range(count - 1):
-            length, at = _frame_length(packet, at)
-            lengths.append(length)
-        lengths.append(len(packet) - at - padding - sum(lengths))
-        if lengths[-1] < 0:
-            raise NotAudio("the frames of an Opus packet are longer than it is")
-        return count, max(lengths)
-    room = len(packet) - at - padding
-    if room < 0 or room % count:
-        raise NotAudio("an Opus packet does not divide into its frames")
-    return count, room // count

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from voicegw.media.heard import HeardFrame
 from voicegw.media.likeness import pcm_frequency
 from voicegw.media.wav import WavWriter
 
@@ -13,16 +15,30 @@ MEASURED_FRAMES: Final = 35
 
 
 class Sink(Protocol):
-    """Takes what was heard, user by user and in order."""
+    """Takes what was heard, slot by slot. Its methods are called off the event loop, one call at a time.
 
-    def write(self, user_id: int, pcm: bytes, lost: bool) -> None:
-        """Some milliseconds of PCM (16 bit little-endian, stereo, 48 kHz) of one user.
+    A sink with an attribute `needs_pcm = False` does not look at the frames' PCM; where none does, nothing is decoded.
+    """
 
-        `lost` says that the packet never came and the sound was made up to cover it.
-        """
+    def write(self, frame: HeardFrame) -> None:
+        """20 ms of one user."""
 
     def close(self) -> None:
         """No more will come; what is held is written. A second call does nothing."""
+
+
+class FunctionSink:
+    """Calls a function with every frame."""
+
+    def __init__(self, function: Callable[[HeardFrame], None]) -> None:
+        self._function = function
+
+    def write(self, frame: HeardFrame) -> None:
+        """Call it."""
+        self._function(frame)
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class WavSink:
@@ -46,14 +62,14 @@ class WavSink:
     def _path(self, user_id: int) -> Path:
         return self._directory / f"{user_id:d}.wav"
 
-    def write(self, user_id: int, pcm: bytes, lost: bool) -> None:
-        """Add sound to the user's file; NotAudio for half a sample."""
+    def write(self, frame: HeardFrame) -> None:
+        """Add sound to the user's file."""
         if self._closed:
             return
-        writer = self._writers.get(user_id)
+        writer = self._writers.get(frame.user_id)
         if writer is None:
-            writer = self._writers[user_id] = WavWriter(self._path(user_id))
-        writer.write(pcm)
+            writer = self._writers[frame.user_id] = WavWriter(self._path(frame.user_id))
+        writer.write(frame.pcm)
 
     def close(self) -> None:
         """Finish all files."""
@@ -79,14 +95,14 @@ class SingleWavSink:
         """Length of what was recorded."""
         return self._writer.seconds
 
-    def write(self, user_id: int, pcm: bytes, lost: bool) -> None:
-        """Add sound of the first user; NotAudio for half a sample."""
+    def write(self, frame: HeardFrame) -> None:
+        """Add sound of the first user."""
         if self._closed:
             return
         if self.user_id is None:
-            self.user_id = user_id
-        if user_id == self.user_id:
-            self._writer.write(pcm)
+            self.user_id = frame.user_id
+        if frame.user_id == self.user_id:
+            self._writer.write(frame.pcm)
 
     def close(self) -> None:
         """Finish the file."""
@@ -101,12 +117,12 @@ class MeasuringSink:
         self._onward = onward
         self._last: dict[int, deque[bytes]] = {}
 
-    def write(self, user_id: int, pcm: bytes, lost: bool) -> None:
+    def write(self, frame: HeardFrame) -> None:
         """Keep and pass on; silence is not kept."""
-        if any(pcm):
-            self._last.setdefault(user_id, deque(maxlen=MEASURED_FRAMES)).append(pcm)
+        if any(frame.pcm) and not frame.lost:
+            self._last.setdefault(frame.user_id, deque(maxlen=MEASURED_FRAMES)).append(frame.pcm)
         if self._onward is not None:
-            self._onward.write(user_id, pcm, lost)
+            self._onward.write(frame)
 
     def frequency(self, user_id: int) -> float:
         """The strongest frequency of the user's last sound in Hz; 0.0 for silence."""

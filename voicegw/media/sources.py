@@ -12,7 +12,8 @@ from typing import Final, Protocol
 from voicegw.errors import NotAudio
 from voicegw.media.files import open_for_reading
 from voicegw.media.ogg import OggOpusReader
-from voicegw.media.opus import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, OpusDecoder, packet_samples
+from voicegw.media.opus import FRAME_BYTES, SAMPLE_RATE, OpusDecoder
+from voicegw.media.opus_packets import FRAME_SAMPLES, packet_samples
 from voicegw.media.wav import WavReader
 
 _TONE: Final = "tone:"

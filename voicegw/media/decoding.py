@@ -1,0 +1,97 @@
+"""What the jitter buffer decided, made into sound: one decoder a stream, off the event loop."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from voicegw.errors import NotAudio
+from voicegw.media.heard import HeardFrame, Provenance, UserStats
+from voicegw.media.jitter import Action, Turn
+from voicegw.media.opus import FRAME_BYTES, OpusDecoder
+from voicegw.media.opus_packets import FRAME_SAMPLES
+from voicegw.media.pcm import cross_fade, fade_out
+
+RESET_AFTER_ERRORS: Final = 5
+
+_BYTES_PER_SAMPLE: Final = FRAME_BYTES // FRAME_SAMPLES
+
+
+class StreamDecoder:
+    """Decodes one stream's turns, in order and one at a time. Its libopus state is there only while somebody speaks."""
+
+    __slots__ = ("_decoder", "_errors", "_held", "_origin", "_packets", "stats", "user_id")
+
+    def __init__(self, user_id: int, stats: UserStats) -> None:
+        self.user_id = user_id
+        self.stats = stats
+        self._decoder: OpusDecoder | None = None
+        self._errors = 0
+        self._held = b""  # sound of slots that are not complete
+        self._packets: tuple[bytes, ...] = ()
+        self._origin = Provenance.RECEIVED
+
+    def turn(self, turn: Turn, wants_pcm: bool) -> HeardFrame | None:
+        """Take one turn; the frame of a slot that it completed. Nothing is raised."""
+        action = turn.action
+        if action is Action.END:
+            self._decoder = None
+            self._held, self._packets = b"", ()
+            return None
+        pcm = self._sound(turn) if wants_pcm else b""
+        if turn.completes and not self._held and len(pcm) in (FRAME_BYTES, 0) and action is Action.DECODE:
+            packets = (*self._packets, turn.packet) if self._packets else (turn.packet,)
+            self._packets = ()
+            return HeardFrame(self.user_id, turn.slot, pcm, turn.provenance, packets)
+        return self._gather(turn, pcm)
+
+    def _gather(self, turn: Turn, pcm: bytes) -> HeardFrame | None:
+        """Cut the sound of longer and shorter packets into slots."""
+        if turn.action is not Action.GO_ON:
+            self._origin = turn.provenance
+        if turn.packet:
+            self._packets += (turn.packet,)
+        self._held += pcm
+        if not turn.completes:
+            return None
+        sound, self._held = self._held[:FRAME_BYTES], self._held[FRAME_BYTES:]
+        packets, self._packets = self._packets, ()
+        return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets)
+
+    def _sound(self, turn: Turn) -> bytes:
+        action = turn.action
+        try:
+            if action is Action.DECODE:
+                pcm = self._decoding().decode(turn.packet)
+                self._errors = 0
+                return pcm
+            if action is Action.GO_ON:
+                return b""
+            if action is Action.RECOVER:
+                return self._decoding().decode_fec(turn.following, turn.samples)
+            if action is Action.MERGE:
+                first = self._decoding().decode(turn.packet)
+                return cross_fade(first, self._decoding().decode(turn.following))
+            if action is Action.MUTE:
+                return bytes(turn.samples * _BYTES_PER_SAMPLE)
+            pcm = self._decoding().conceal(turn.samples)
+            return fade_out(pcm) if action is Action.FADE else pcm
+        except NotAudio:
+            return self._failed(turn.samples)
+
+    def _failed(self, samples: int) -> bytes:
+        """A packet that looked right and was not: guess, and begin anew when it goes on."""
+        self.stats.undecodable += 1
+        self._errors += 1
+        if self._errors >= RESET_AFTER_ERRORS:
+            self._errors = 0
+            self.stats.decoder_resets += 1
+            self._decoder = None
+        try:
+            return self._decoding().conceal(samples)
+        except NotAudio:
+            return bytes(samples * _BYTES_PER_SAMPLE)
+
+    def _decoding(self) -> OpusDecoder:
+        if self._decoder is None:
+            self._decoder = OpusDecoder()
+        return self._decoder
