@@ -9,9 +9,10 @@ import pytest
 
 from voicegw.media.heard import SLOT_S, HeardFrame, Provenance
 from voicegw.media.hearing import Hearing
-from voicegw.media.listeners import QUEUE_FRAMES, FrameStream, finished
+from voicegw.media.listeners import QUEUE_FRAMES, FrameStream
 from voicegw.media.opus import OpusEncoder
 from voicegw.media.sources import ToneSource
+from voicegw.media.strand import finished
 
 ALICE, BOB = 11, 22
 TONE = [OpusEncoder(64_000).encode(frame) for frame in iter(ToneSource(440, 0.5).read, b"")]
@@ -129,7 +130,8 @@ async def test_a_sink_that_hangs_loses_its_oldest_sound_and_hurts_nobody() -> No
         ears.say(first, 20, users=1)
         await asyncio.to_thread(began.wait)
         done = ears.hearing._listenings[1].strand
-        await finished(ears.hearing._decoding)  # type: ignore[arg-type]
+        assert ears.hearing._decoding is not None
+        await finished(ears.hearing._decoding)
         await finished(done)
     await asyncio.sleep(0)
     assert len(kept.frames) == 198

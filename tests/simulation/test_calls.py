@@ -34,7 +34,7 @@ async def a_tone(sim: Simulation) -> None:
     await alice.play(ToneSource(440, 1)).wait()
     await alice.wait_for(lambda: alice.states["speech"] == "silent")
     await asyncio.sleep(0.2)
-    bob.receiver.flush()
+    await bob.flush()
     assert sink.frequency(1) == pytest.approx(440, abs=1)
     assert bob.stats.users[1].packets == 55
     assert bob.stats.users[1].lost == bob.stats.users[1].errors == 0

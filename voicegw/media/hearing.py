@@ -10,11 +10,12 @@ from typing import Final
 
 from voicegw.media.heard import SLOT_S, HeardFrame
 from voicegw.media.jitter import Turn
-from voicegw.media.listeners import QUEUE_FRAMES, FrameStream, Listening, call_soon, finished
+from voicegw.media.listeners import QUEUE_FRAMES, FrameStream, Listening
 from voicegw.media.opus import load_opus
 from voicegw.media.receiver import StreamReceiver
 from voicegw.media.sinks import FunctionSink, Sink
-from voicegw.media.worker import Strand
+from voicegw.media.strand import Strand, call_soon, finished
+from voicegw.media.workers import listeners_of
 
 CLOSE_S: Final = 2.0
 
@@ -40,7 +41,7 @@ class Hearing:
         self.receiver = StreamReceiver(now, self._take, on_speaking, self._begin_ticking, on_nonces_meet)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._decoding: Strand[list[Turn]] = Strand(self._decode, QUEUE_FRAMES, self._decoding_slow)
+        self._decoding: Strand[list[Turn]] | None = None
         self._listenings: tuple[Listening, ...] = ()
         self._streams: weakref.WeakSet[FrameStream] = weakref.WeakSet()
         self._wanted = False
@@ -49,17 +50,16 @@ class Hearing:
 
     def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
         """Give everything that is heard from now on to `sink`, beside those that listen already."""
-        load_opus()
-        self._loop = asyncio.get_running_loop()
-        listening = Listening(FunctionSink(sink) if callable(sink) else sink, self._warn_from_anywhere, self._release)
+        loop = self._begin_decoding()
+        taker = FunctionSink(sink) if callable(sink) else sink
+        listening = Listening(taker, listeners_of(loop), self._warn_from_anywhere, self._release)
         self._listenings = (*self._listenings, listening)
         self._weigh()
         return listening
 
     def frames(self, users: frozenset[int]) -> FrameStream:
         """A stream of what these users say from now on; of everybody where none are named."""
-        load_opus()
-        self._loop = asyncio.get_running_loop()
+        self._begin_decoding()
         stream = FrameStream(users, self._warn_from_anywhere)
         self._streams.add(stream)
         self._weigh()
@@ -68,7 +68,8 @@ class Hearing:
     async def flush(self) -> None:
         """Play what waits for its turn and wait until every listener has it."""
         self.receiver.flush()
-        await finished(self._decoding)  # type: ignore[arg-type]
+        if self._decoding is not None:
+            await finished(self._decoding)
         for listening in self._listenings:
             await finished(listening.strand)
 
@@ -79,7 +80,7 @@ class Hearing:
             self._timer.cancel()
             self._timer = None
         loop = self._loop
-        if loop is not None:
+        if loop is not None and self._decoding is not None:
             self._decoding.after(lambda: call_soon(loop, self._end_streams))
 
     async def close(self) -> None:
@@ -114,8 +115,15 @@ class Hearing:
 
     # -- decoding
 
+    def _begin_decoding(self) -> asyncio.AbstractEventLoop:
+        load_opus()
+        self._loop = loop = asyncio.get_running_loop()
+        if self._decoding is None:
+            self._decoding = Strand(listeners_of(loop), self._decode, QUEUE_FRAMES, self._decoding_slow)
+        return loop
+
     def _take(self, turns: list[Turn]) -> None:
-        if self._wanted:
+        if self._wanted and self._decoding is not None:
             self._decoding.put(turns)
 
     def _decode(self, turns: list[Turn]) -> None:

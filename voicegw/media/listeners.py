@@ -10,7 +10,8 @@ from typing import Final, Self
 
 from voicegw.media.heard import HeardFrame
 from voicegw.media.sinks import Sink
-from voicegw.media.worker import Strand
+from voicegw.media.strand import Strand, finished
+from voicegw.media.workers import Workers
 
 QUEUE_FRAMES: Final = 100  # 2 s of a user
 
@@ -25,13 +26,15 @@ class Listening:
     (`errors` counts).
     """
 
-    def __init__(self, sink: Sink, warn: Callable[[str], None], release: Callable[[Listening], None]) -> None:
+    def __init__(
+        self, sink: Sink, workers: Workers, warn: Callable[[str], None], release: Callable[[Listening], None]
+    ) -> None:
         self.sink = sink
         self.error: Exception | None = None
         self.errors = 0
         self._warn = warn
         self._release = release
-        self.strand: Strand[list[HeardFrame]] = Strand(self._write, QUEUE_FRAMES, self._slow)
+        self.strand: Strand[list[HeardFrame]] = Strand(workers, self._write, QUEUE_FRAMES, self._slow)
 
     @property
     def dropped(self) -> int:
@@ -122,25 +125,3 @@ class FrameStream(AsyncIterator[HeardFrame]):
         if not waiting:
             del self._queues[user_id]
         return frame
-
-
-async def finished(strand: Strand[list[HeardFrame]]) -> None:
-    """Until a strand has done what it had to do."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def settle() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    strand.after(lambda: call_soon(loop, settle))
-    await done
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """Run `what` on the loop, from any thread; nothing where the loop is closed."""
-    try:
-        loop.call_soon_threadsafe(what)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise

@@ -1,4 +1,4 @@
-"""Threads that read and encode ahead; their number does not grow with the streams.
+"""Threads that read and encode ahead, decode and call sinks; their number does not grow with the streams.
 
 A job that blocks (a source on a network that hangs) keeps its thread. So that the others' jobs do not wait for it, a
 thread is counted as lost after a quarter of a second, and another one takes its place until it is back.
@@ -127,7 +127,13 @@ def _encoders() -> ThreadWorkers:
     return ThreadWorkers("encoder", min(4, os.cpu_count() or 1))
 
 
+@functools.cache
+def _listeners() -> ThreadWorkers:
+    return ThreadWorkers("listener", 2)
+
+
 def _forget() -> None:
+    _listeners.cache_clear()
     _readers.cache_clear()
     _encoders.cache_clear()
 
@@ -144,3 +150,8 @@ def readers_of(loop: asyncio.AbstractEventLoop) -> Workers:
 def encoders_of(loop: asyncio.AbstractEventLoop) -> Workers:
     """Those that decode, mix and encode for this loop."""
     return LoopWorkers(loop) if has_own_clock(loop) else _encoders()
+
+
+def listeners_of(loop: asyncio.AbstractEventLoop) -> Workers:
+    """Those that decode what this loop receives and call the sinks."""
+    return LoopWorkers(loop) if has_own_clock(loop) else _listeners()

@@ -1,72 +1,33 @@
-"""Work off the event loop: a few threads for the whole process, and strands that keep each one's work in order."""
+"""Work off the event loop that must keep its order: decoding one call, writing to one sink."""
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-MOST_THREADS: Final = 32
-IDLE_S: Final = 5.0
+from voicegw.media.pacer import has_own_clock
+from voicegw.media.workers import Workers
+
 TURN: Final = 16  # items of one strand before another has its turn
+MANY: Final = 5  # items that wait where perhaps no thread is free
 
 Item = TypeVar("Item")
 
 
-class _Threads:
-    """Daemon threads that are made when all are busy and end when there is nothing to do."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0  # threads that wait and to which no job was promised
-        self._unpromised = 0  # jobs that wait for any thread to become free
-        self.count = 0
-
-    def run(self, job: Callable[[], None]) -> None:
-        """Run `job`, which must not raise, on some thread."""
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-            elif self.count < MOST_THREADS:
-                self.count += 1
-                threading.Thread(target=self._work, name="voicegw-worker", daemon=True).start()
-            else:
-                self._unpromised += 1
-        self._jobs.put(job)
-
-    def _work(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=IDLE_S)
-            except queue.Empty:
-                with self._lock:
-                    if self._idle:
-                        self._idle -= 1
-                        self.count -= 1
-                        return
-                continue  # a job was promised to this thread
-            job()
-            with self._lock:
-                if self._unpromised:
-                    self._unpromised -= 1
-                else:
-                    self._idle += 1
-
-
-THREADS: Final = _Threads()
-
-
 class Strand(Generic[Item]):
-    """Does `work(item)` for one item after another, off the caller's thread. `work` must not raise.
+    """Does `work(item)` for one item after another, by some worker. `work` must not raise.
 
     At most `limit` items wait; then the oldest is dropped and counted in `dropped`, and `on_drop` is called the first
     time, on the caller's thread.
     """
 
-    def __init__(self, work: Callable[[Item], None], limit: int, on_drop: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, workers: Workers, work: Callable[[Item], None], limit: int, on_drop: Callable[[], None] = lambda: None
+    ) -> None:
+        self._workers = workers
         self._work = work
         self._limit = limit
         self._on_drop = on_drop
@@ -89,8 +50,11 @@ class Strand(Generic[Item]):
             self._items.append(item)
             starts = not self._running
             self._running = True
+            waiting = len(self._items)
         if starts:
-            THREADS.run(self._drain)
+            self._workers.submit(self._drain)
+        elif waiting > MANY:
+            self._workers.relieve()
         if first:
             self._on_drop()
 
@@ -101,7 +65,7 @@ class Strand(Generic[Item]):
             starts = not self._running
             self._running = True
         if starts:
-            THREADS.run(self._drain)
+            self._workers.submit(self._drain)
 
     def _drain(self) -> None:
         for _ in range(TURN):
@@ -119,4 +83,29 @@ class Strand(Generic[Item]):
                 done()
             else:
                 self._work(item)
-        THREADS.run(self._drain)
+        self._workers.submit(self._drain)
+
+
+async def finished(strand: Strand[Item]) -> None:
+    """Until a strand has done what it had to do."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def settle() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    strand.after(lambda: call_soon(loop, settle))
+    await done
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """Run `what` on the loop, from any thread; nothing where the loop is closed."""
+    try:
+        if has_own_clock(loop):  # nothing runs beside it
+            loop.call_soon(what)
+        else:
+            loop.call_soon_threadsafe(what)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
