@@ -21,14 +21,25 @@ from voicegw.tables.model import (
     CloseCode,
     Deadline,
     Event,
+    Resource,
     Row,
     State,
     Table,
     Transition,
 )
 
-HEADER = {"machine", "title", "text", "initial", "final", "spends"}
-SECTIONS = {"deadline", "state", "event", "close_code", "transition"}
+HEADER = {
+    "machine",
+    "title",
+    "text",
+    "initial",
+    "final",
+    "spends",
+    "limited_by",
+    "begun_by",
+    "gives_up_after",
+}
+SECTIONS = {"deadline", "state", "event", "close_code", "transition", "resource"}
 
 
 def tables_directory() -> Traversable:
@@ -105,6 +116,10 @@ def parse_table(text: str, machine: str) -> Table:
         deadlines=reader.deadlines(reader.entries(data, "deadline")),
         rows=reader.rows(reader.entries(data, "transition")),
         close_codes=reader.close_codes(reader.entries(data, "close_code")),
+        limited_by=reader.texts(data, "the table", "limited_by"),
+        begun_by=reader.texts(data, "the table", "begun_by"),
+        gives_up_after=reader.optional(data, "the table", "gives_up_after", float),
+        resources=reader.resources(reader.entries(data, "resource")),
     )
     return flattened(table)
 
@@ -156,6 +171,12 @@ class _Reader:
 
     def optional(self, entry: dict[str, Any], where: str, name: str, kind: type) -> Any:
         return self.fields(entry, where, {name: kind})[name] if name in entry else None
+
+    def texts(self, entry: dict[str, Any], where: str, name: str) -> tuple[str, ...]:
+        items = entry.get(name, [])
+        if not _all_texts(items):
+            raise self.complain(where, f"{name!r} is a list of names")
+        return tuple(items)
 
     def unique(self, where: str, name: str, known: Callable[[str], bool]) -> None:
         if known(name):
@@ -255,6 +276,24 @@ class _Reader:
                 if not isinstance(item, int) and item != "none" and not _is_range(item):
                     raise self.complain(where, f"{item!r} is no code, no range, and not 'none'")
             found.append(CloseCode(**{**values, "codes": tuple(values["codes"])}))
+        return tuple(found)
+
+    def resources(self, entries: list[dict[str, Any]]) -> tuple[Resource, ...]:
+        found: list[Resource] = []
+        for entry in entries:
+            where = f"resource {entry.get('name')}"
+            self.only(entry, {"name", "opened_by", "closed_by", "ended_by", "replaced", "text"}, where)
+            values = self.fields(entry, where, {"name": str, "text": str})
+            found.append(
+                Resource(
+                    name=values["name"],
+                    opened_by=self.texts(entry, where, "opened_by"),
+                    closed_by=self.texts(entry, where, "closed_by"),
+                    ended_by=self.texts(entry, where, "ended_by"),
+                    replaced=bool(self.optional(entry, where, "replaced", bool)),
+                    text=values["text"],
+                )
+            )
         return tuple(found)
 
 

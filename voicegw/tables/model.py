@@ -110,10 +110,28 @@ class CloseCode:
 
 
 @dataclass(frozen=True, slots=True)
+class Resource:
+    """What a machine opens and must have closed when it ends.
+
+    `opened_by` and `closed_by` are effects; `ended_by` are events after which it is gone by itself; `replaced` says
+    that opening it again closes the one before.
+    """
+
+    name: str
+    opened_by: tuple[str, ...]
+    closed_by: tuple[str, ...]
+    ended_by: tuple[str, ...]
+    replaced: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """One machine. `transitions` is `rows` flattened to leaves, in the order in which they are tried.
 
-    `spends` is the effect that uses up one of a bounded number of attempts, where the machine has such a bound.
+    `spends` is the effect that uses up one of a bounded number of attempts, where the machine has such a bound, and
+    `limited_by` are the guards that ask for that bound. `begun_by` are the events with which another machine begins
+    a new round. `gives_up_after` are the seconds in which a round is over, whatever happens.
     """
 
     machine: str
@@ -128,6 +146,10 @@ class Table:
     deadlines: Mapping[str, Deadline]
     rows: tuple[Row, ...]
     close_codes: tuple[CloseCode, ...]
+    limited_by: tuple[str, ...] = ()
+    begun_by: tuple[str, ...] = ()
+    gives_up_after: float | None = None
+    resources: tuple[Resource, ...] = ()
     transitions: tuple[Transition, ...] = ()
     _by_pair: Mapping[tuple[str, str], tuple[Transition, ...]] = field(default_factory=dict, repr=False)
 

@@ -121,14 +121,31 @@ class Chaos:
         self._hash = hashlib.sha256()
 
     def go(self) -> Run:
-        """Join, let things happen, heal, and see the call come to ready or to its end."""
-        run = self.run
+        """All steps of the plan; then heal, and see the call come to ready or to its end."""
+        turn = 0
+        while self.step(turn):
+            turn += 1
+        return self.end()
+
+    def step(self, turn: int) -> bool:
+        """One step of the plan; False where none is left, or an invariant did not hold."""
+        if self.run.violation is not None or turn >= len(self.plan.steps):
+            return False
         try:
-            for name, draw in self.plan.steps:
-                self.happen(name, draw)
-            self.heal()
+            self.happen(*self.plan.steps[turn])
         except Violation as violation:
-            run.violation = str(violation)
+            self.run.violation = str(violation)
+            return False
+        return True
+
+    def end(self) -> Run:
+        """Heal, and say what the run brought."""
+        run = self.run
+        if run.violation is None:
+            try:
+                self.heal()
+            except Violation as violation:
+                run.violation = str(violation)
         self.fold()
         run.trace_hash = self._hash.hexdigest()
         return run

@@ -8,7 +8,7 @@ one found is followed.
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -81,7 +81,7 @@ from voicegw.wire.payloads import (
 )
 
 Thing = TypeVar("Thing", bound=Shared | MachineSession)
-CONTAINERS = (dict, set, list, deque, SequenceCounter)  # what a session changes in place
+CONTAINERS = {dict, set, list, deque, Counter}  # what a session changes in place
 
 ERROR = ConnectionFailed("explored")
 KEY = Secret(bytes(32))
@@ -194,11 +194,18 @@ def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exp
     todo: deque[tuple[VoiceSession, float, tuple[str, ...]]] = deque([(first, 0.0, ())])
     found: dict[str, Counterexample] = {}
     steps = 0
+    taken: list[object] = []
     while todo and len(seen) < limit:
         session, now, path = todo.popleft()
+        ghost = _heeds_a_ghost(session, now)
+        if ghost is not None:
+            what = "V04: an event of an older socket has an effect"
+            found.setdefault(what, Counterexample((*path, ghost), what))
         for name, event, later in happenings(session, now):
             steps += 1
             branch = clone(session)
+            branch.observer = taken.append
+            taken.clear()
             trail = (*path, name)
             try:
                 effects = branch.receive(event, later)
@@ -209,6 +216,8 @@ def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exp
                 found.setdefault(what, Counterexample(trail, what))
                 continue
             wrongs = list(forbidden(branch))
+            if not taken and (effects or set(branch.shared.timers) != set(session.shared.timers)):
+                wrongs.append("V03: what is ignored has an effect")
             if any(isinstance(effect, ReleaseStream) and not effect.encrypted for effect in effects):
                 wrongs += ["V09: speech leaves in the clear against the policy"] * (policy is E2EEPolicy.REQUIRE)
             for what in wrongs:
@@ -218,6 +227,20 @@ def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exp
                 seen.add(kind)
                 todo.append((branch, later, trail))
     return Exploration(len(seen), steps, not todo, tuple(found.values()))
+
+
+def _heeds_a_ghost(session: VoiceSession, now: float) -> str | None:
+    """The first event of the socket before that has an effect, on a clone of the session."""
+    branch, before = clone(session), kind_of(session)
+    for source, events, generation in (
+        ("websocket", WEBSOCKET, session.shared.socket_generation - 1),
+        ("udp", UDP, session.shared.udp_generation - 1),
+    ):
+        for name, event in events.items():
+            stamped = Stamped("udp" if source == "udp" else "websocket", generation, event)
+            if branch.receive(stamped, now) or kind_of(branch) != before:
+                return f"{name}, of the {source} before"
+    return None
 
 
 def happenings(session: VoiceSession, now: float) -> Iterator[tuple[str, Event | Stamped, float]]:
@@ -260,17 +283,17 @@ def clone(session: VoiceSession) -> VoiceSession:
 
 
 def _twin(thing: Thing) -> Thing:
-    twin = object.__new__(type(thing))
-    for slot in _slots(type(thing)):
+    kind = type(thing)
+    slots = _known_slots.get(kind)
+    if slots is None:
+        slots = tuple(slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ()))
+        _known_slots[kind] = slots
+    twin = object.__new__(kind)
+    for slot in slots:
         value = getattr(thing, slot)
-        setattr(twin, slot, copy.copy(value) if isinstance(value, CONTAINERS) else value)
+        of = type(value)
+        setattr(twin, slot, value.copy() if of in CONTAINERS else copy.copy(value) if of is SequenceCounter else value)
     return twin
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    if kind not in _known_slots:
-        _known_slots[kind] = tuple(slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ()))
-    return _known_slots[kind]
 
 
 _known_slots: dict[type, tuple[str, ...]] = {}
