@@ -514,9 +514,7 @@ def test_a_changed_table_makes_the_pages_stale() -> None:
 
 
 def test_the_library_logs_nothing_of_our_machines(caplog: pytest.LogCaptureFixture) -> None:
+    """A bot that listens at INFO would get a hundred lines a join."""
     caplog.set_level(logging.DEBUG)
     World().join()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("transitions")] == []
-    other = transitions.Machine(states=["a", "b"], initial="a", transitions=[["go", "a", "b"]])
-    other.go()
-    assert any("Executed machine" in record.getMessage() for record in caplog.records)

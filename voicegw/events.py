@@ -18,6 +18,9 @@ from voicegw.wire.payloads import Payload
 # -- the bot's wishes
 
 
+NO_FLAGS = VoiceFlags()
+
+
 @dataclass(frozen=True, slots=True)
 class JoinRequested:
     """The bot wants to be in `channel_id` of its guild."""
@@ -59,7 +62,7 @@ class VoiceStateUpdated:
     name: ClassVar[str] = "voice_state_updated"
     channel_id: int | None
     session_id: Secret[str]
-    flags: VoiceFlags = VoiceFlags()
+    flags: VoiceFlags = NO_FLAGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ That costs a session a few slots and an event some 2 µs, and nothing of a sessi
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any, ClassVar, Protocol
 
 import transitions
@@ -15,18 +14,6 @@ import transitions
 from voicegw.errors import EventNotAllowed
 from voicegw.tables.load import load_table
 from voicegw.tables.model import REFUSE, Deadline, Table, Transition
-
-OURS = "voicegw "
-
-
-def not_ours(record: logging.LogRecord) -> bool:
-    """Is it a line about another machine than ours?"""
-    return not (isinstance(record.args, tuple) and record.args and str(record.args[0]).startswith(OURS))
-
-
-# The library logs each callback at INFO; a bot that listens there would get a hundred lines a join. We log each step
-# ourselves, at DEBUG.
-logging.getLogger("transitions.core").addFilter(not_ours)
 
 
 class EngineSession(Protocol):
@@ -126,7 +113,6 @@ class Engine:
         machine_class = type(f"{table.machine.title()}Machine", (transitions.Machine,), classes)
         self.machine: transitions.Machine = machine_class(
             model=None,
-            name=f"{OURS}{table.machine}",
             states=list(table.states),
             transitions=[_keywords(transition) for transition in table.transitions],
             initial=table.initial,
