@@ -15,10 +15,9 @@ from voicegw.secret import Secret
 from voicegw.signalling import VoiceFlags
 from voicegw.wire.payloads import Payload
 
-# -- the bot's wishes
-
-
 NO_FLAGS = VoiceFlags()
+
+# -- the bot's wishes
 
 
 @dataclass(frozen=True, slots=True)

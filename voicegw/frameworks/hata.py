@@ -16,6 +16,8 @@ from typing import Any, Self, TypeVar
 from voicegw.client import VoiceClient as Call
 from voicegw.effects import Closed, Notice
 from voicegw.frameworks.call import require
+from voicegw.media.heard import HeardFrame
+from voicegw.media.listeners import Listening
 from voicegw.media.player import Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
@@ -155,13 +157,13 @@ class VoiceClient:
 
         await on_call_loop(stop())
 
-    async def listen(self, sink: Sink | None) -> None:
-        """Give what the others say to `sink`; None stops."""
+    async def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
+        """Give what the others say to `sink`; `await voice.run(listening.stop())` ends it."""
 
-        async def listen() -> None:
-            self.call.listen(sink)
+        async def listen() -> Listening:
+            return self.call.listen(sink)
 
-        await on_call_loop(listen())
+        return await on_call_loop(listen())
 
     async def move_to(self, channel: Any, timeout_s: float = 30.0) -> None:
         """Go to another channel of the guild.
