@@ -103,10 +103,10 @@ async def test_ogg_opus_packets_arrive_unchanged(server: VoiceServer, make_clien
 
 
 async def test_the_stream_is_held_until_somebody_can_decrypt_it(server: VoiceServer, make_client: MakeClient) -> None:
-    alice, bob = make_client(server, ALICE), make_client(server, BOB)
+    alice, bob = make_client(server, ALICE, real_time_while=()), make_client(server, BOB)
     await alice.connect(CHANNEL)
     playback = alice.play(ToneSource(440, 0.2))
-    assert alice.states["speech"] == "held.alone"
+    assert alice.states["speech"].startswith("held")
     sink = MeasuringSink()
     bob.listen(sink)
     await bob.connect(CHANNEL)

@@ -223,5 +223,6 @@ async def test_a_client_says_why(server: VoiceServer, make_client: MakeClient) -
     client = make_client(server, ALICE)
     assert str(client.why()) == "it waits for nothing"
     await client.connect(CHANNEL)
+    await client.wait_for(lambda: client.states["dave"] == "waiting.alone")
     assert client.why().state is None
     assert Options().max_attempts == 12

@@ -35,6 +35,7 @@ from voicegw.effects import (
     DropKey,
     Effect,
     ForgetUser,
+    HoldReason,
     HoldStream,
     MapSsrc,
     Moved,
@@ -129,6 +130,8 @@ class VoiceClient:
     gateway does. `rejoin_after_rate_limit` comes back 60 s after the voice server said that we asked too often; without
     it such a call ends.
     `deadlines` are other seconds for deadlines of the state tables, by name: `{"endpoint_timeout": 10.0}`.
+    While nothing may leave, what is played waits; for the reasons in `real_time_while` ("alone", "not ready") its time
+    goes by unheard instead, as a radio's does: by default while nobody else is in the call.
     `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run
     on; a simulated one comes from `voicegw.testing`.
     """
@@ -152,6 +155,7 @@ class VoiceClient:
         names_channel: bool = False,
         rejoin_after_rate_limit: bool = False,
         deadlines: Mapping[str, float] = MappingProxyType({}),
+        real_time_while: Iterable[HoldReason | str] = (HoldReason.ALONE,),
         keep_flight_record: bool = False,
         system: System = THIS_SYSTEM,
     ) -> None:
@@ -185,7 +189,8 @@ class VoiceClient:
         self.receiver = self._hearing.receiver
         self.receiver.use_decrypt(self._decrypt)
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
-        self._group = MlsGroup(user_id, self._now, lambda reason: self.feed(GroupRejected(0, reason)))
+        self._group = MlsGroup(user_id, self._now, self._group_broken)
+        self._real_time_while = frozenset(HoldReason(reason) for reason in real_time_while)
         self._signalling = signalling
         self._signalling_turn = asyncio.Lock()
         self._self_mute = self_mute
@@ -253,7 +258,7 @@ class VoiceClient:
         self._self_deaf = self_deaf
 
     def play(self, source: Source) -> Playback:
-        """Play `source` now, instead of what was played before; it is held while E2EE is not ready."""
+        """Play `source` now, instead of what was played before; it waits while E2EE is not ready."""
         return self.player.play(source)
 
     def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
@@ -505,9 +510,11 @@ class VoiceClient:
                 self._path.drop_key()
             case ReleaseStream(encrypted=encrypted):
                 self.sender.release(self._group.encrypt if encrypted else None)
+                self.player.real_time = False
                 self.player.wake()
-            case HoldStream():
+            case HoldStream(reason=reason):
                 self.sender.hold()
+                self.player.real_time = reason in self._real_time_while
             case DrainStream():
                 self.player.drain()
             case MapSsrc(ssrc=ssrc, user_id=user_id):
@@ -546,9 +553,15 @@ class VoiceClient:
                 self.feed(SignallingFailed(type(error).__name__))
 
     def _key_worn(self) -> None:
-        if self._loop is not None:  # the pacer says so, from its thread
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self.feed, KeyExhausted())
+        self._feed_from_pacer(KeyExhausted())
+
+    def _group_broken(self, reason: str) -> None:
+        self._feed_from_pacer(GroupRejected(0, reason))
+
+    def _feed_from_pacer(self, event: Event) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self.feed, event)
 
     def _decrypt(self, user_id: int, frame: bytes) -> bytes:
         return self._group.decrypt(user_id, frame)

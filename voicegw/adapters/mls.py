@@ -178,7 +178,7 @@ class MlsGroup:
             if effect.member:
                 return [GroupRejected(effect.transition_id, reason)]
             return [CommitIgnored(effect.transition_id)]
-        self._applied = (effect.commit, b"")
+        self._applied = (effect.commit, self._applied[1])
         added = [self._proposals[ref].package for ref in commit.refs if ref in self._proposals]
         strangers = set(self._roster()) - before - effect.known_users
         return self._joined(effect.transition_id, strangers, [package for package in added if package is not None])
@@ -195,7 +195,7 @@ class MlsGroup:
             self._session.process_welcome(effect.welcome)
         except BaseException as error:
             return [GroupRejected(effect.transition_id, _said(error))]
-        self._applied = (b"", effect.welcome)
+        self._applied = (self._applied[0], effect.welcome)
         return self._joined(effect.transition_id, set(self._roster()) - effect.known_users, [])
 
     def set_passthrough(self, effect: SetPassthrough) -> None:

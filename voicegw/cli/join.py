@@ -90,6 +90,7 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
         allow_private_media=ours,
         max_attempts=1,
         names_channel=True,
+        real_time_while=(),
         keep_flight_record=arguments.flight_record is not None,
     )
     codes: list[tuple[float, str]] = []

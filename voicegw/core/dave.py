@@ -67,8 +67,11 @@ class DaveSession(MachineSession):
     """Which group, which transitions, and whether speech may leave."""
 
     __slots__ = (
+        "commit",
         "epoch",
         "external_sender",
+        "in_recovery",
+        "key_package",
         "last_transition",
         "privacy_code",
         "recoveries",
@@ -85,9 +88,12 @@ class DaveSession(MachineSession):
         self.epoch = 0
         self.privacy_code = ""
         self.external_sender: bytes | None = None
+        self.key_package = b""
+        self.commit = b""
         self.transitions: dict[int, int] = {}
         self.last_transition = 0
         self.recoveries: list[float] = []
+        self.in_recovery = False
         self.rejected: list[ProposalsReceived | ProposalsRejected] = []
         self.verification: dict[int, Verification] = {}
 
@@ -145,6 +151,17 @@ class DaveSession(MachineSession):
         """Was a group announced under this id, and something else after it?"""
         return self.executes_group(event) and next(reversed(self.transitions)) != event.transition_id
 
+    def executes_downgrade_before_group(self, event: TransitionExecuted) -> bool:
+        """Was version 0 announced under this id, and a group after it?"""
+        if not self.executes_downgrade(event):
+            return False
+        ids = list(self.transitions)
+        return any(self.transitions[later] for later in ids[ids.index(event.transition_id) + 1 :])
+
+    def recovered_in_vain(self, event: Any) -> bool:
+        """Has there been a recovery since frames could last leave, or three in 10 s?"""
+        return self.in_recovery or self.recoveries_spent(event)
+
     def recoveries_spent(self, event: Any) -> bool:
         """Have there been three recoveries in the last 10 s?"""
         since = self.shared.now - RECOVERY_WINDOW_S
@@ -156,6 +173,7 @@ class DaveSession(MachineSession):
         """A new group of this channel; a key package follows."""
         if isinstance(event, E2eeAgreed | EpochPrepared):
             self.version = event.protocol_version
+        self.key_package = self.commit = b""
         self.transitions.clear()
         self._trust_nobody()
         self.shared.effects.append(CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender))
@@ -165,6 +183,8 @@ class DaveSession(MachineSession):
         self.version = 0
         self.epoch = 0
         self.privacy_code = ""
+        self.in_recovery = False
+        self.key_package = self.commit = b""
         self.transitions.clear()
         self.rejected.clear()
         self._trust_nobody()
@@ -235,6 +255,7 @@ class DaveSession(MachineSession):
         """Another epoch, another privacy code."""
         self.epoch = event.epoch
         self.privacy_code = event.privacy_code
+        self.key_package = self.commit = b""
         self.rejected.clear()
         self.shared.report(EncryptionChanged(event.epoch, event.privacy_code))
 
@@ -284,6 +305,7 @@ class DaveSession(MachineSession):
 
     def allow_encrypted(self, event: Any) -> None:
         """Frames may leave, encrypted."""
+        self.in_recovery = False
         self.shared.signals.append(SpeechAllowed(encrypted=True))
         self.shared.signals.append(GroupEstablished())
 
@@ -307,13 +329,23 @@ class DaveSession(MachineSession):
 
     # effects: what is sent and said
 
-    def send_key_package(self, event: KeyPackageMade) -> None:
-        """Op 26."""
-        self.shared.effects.append(SendKeyPackage(event.data))
+    def note_key_package(self, event: KeyPackageMade) -> None:
+        """Keep it: a websocket that breaks may lose it."""
+        self.key_package = event.data
 
-    def send_commit_welcome(self, event: CommitMade) -> None:
+    def send_key_package(self, event: Any) -> None:
+        """Op 26."""
+        if self.key_package:
+            self.shared.effects.append(SendKeyPackage(self.key_package))
+
+    def note_commit(self, event: CommitMade) -> None:
+        """Keep it until its epoch is over."""
+        self.commit = event.data
+
+    def send_commit_welcome(self, event: Any) -> None:
         """Op 28."""
-        self.shared.effects.append(SendCommitWelcome(event.data))
+        if self.commit:
+            self.shared.effects.append(SendCommitWelcome(self.commit))
 
     def send_transition_ready(self, event: GroupJoined | TransitionPrepared) -> None:
         """Op 23."""
@@ -326,6 +358,7 @@ class DaveSession(MachineSession):
     def spend_recovery(self, event: Any) -> None:
         """Three in 10 s are enough; the bot hears of each."""
         self.recoveries = [*self.recoveries[1 - MAX_RECOVERIES :], self.shared.now]
+        self.in_recovery = True
         reason = getattr(event, "reason", event.name.replace("_", " "))
         self.shared.report(Warned(f"E2EE has to be recovered: {reason}"))
 
