@@ -15,8 +15,6 @@ from voicegw.secret import Secret
 from voicegw.signalling import NO_FLAGS, VoiceFlags
 from voicegw.wire.payloads import Payload
 
-NO_FLAGS = VoiceFlags()
-
 # -- the bot's wishes
 
 
