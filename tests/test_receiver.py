@@ -2,87 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.listening import ALICE, BOB, SSRC, TONE, Listening
 from voicegw.errors import GroupError
-from voicegw.media.heard import HeardFrame, Provenance
-from voicegw.media.jitter import Turn
 from voicegw.media.opener import OLD_KEY_S
-from voicegw.media.opus import OpusEncoder
-from voicegw.media.receiver import StreamReceiver
-from voicegw.media.sources import ToneSource
 from voicegw.media.ssrc_map import HELD_PACKETS, HELD_SSRCS
 from voicegw.secret import Secret
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
 from voicegw.wire.rtp import SILENCE_FRAME, pack_header
 
-_keys = itertools.count(2000)
-ALICE, BOB = 11, 22
-LETTERS = dict(zip(Provenance, ".rxs?e", strict=True))
-SSRC = 9001
-TONE = [OpusEncoder(64_000).encode(frame) for frame in iter(ToneSource(440, 0.5).read, b"")]
 DAVE_FRAME = bytes.fromhex(
     "8a6cb52af8217814ed82e58c7805a14febd1dec04c10af88250ac69cf28ffb0e467b49064a24223c18a05b48bae0a1f3ddd582a66865c923"
     "fbb08080010ffafa"
 )
-
-
-class Listening:
-    """A receiver with a sender at its other end, and a decoder behind it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.key = Secret(next(_keys).to_bytes(32, "big"))
-        self.sealer = TransportCipher(PREFERRED_MODES[0], self.key, "server")
-        self.frames: list[HeardFrame] = []
-        self.speaking: list[tuple[float, int, bool]] = []
-        self.receiver = StreamReceiver(
-            lambda: self.now, self.decode, lambda user, on: self.speaking.append((round(self.now - 100, 2), user, on))
-        )
-        self.receiver.use_key(TransportCipher(PREFERRED_MODES[0], self.key))
-
-    def decode(self, turns: list[Turn]) -> None:
-        for turn in turns:
-            frame = turn.decoder.turn(turn, wants_pcm=True)
-            if frame is not None:
-                self.frames.append(frame)
-
-    def packet(self, sequence: int, frame: bytes, ssrc: int = SSRC) -> bytes:
-        return self.sealer.seal(pack_header(sequence, sequence * 960, ssrc), frame)
-
-    def take(self, sequence: int, frame: bytes | None = None, ssrc: int = SSRC) -> None:
-        self.receiver.datagram(self.packet(sequence, TONE[sequence % len(TONE)] if frame is None else frame, ssrc))
-
-    def wait(self, seconds: float) -> None:
-        """Let time go by, in steps of 20 ms."""
-        for _ in range(round(seconds / 0.02)):
-            self.now += 0.02
-            self.receiver.tick()
-
-    def say(self, *sequences: int, ssrc: int = SSRC) -> None:
-        """One packet every 20 ms; 0 is a packet that does not come."""
-        for sequence in sequences:
-            if sequence:
-                self.take(sequence & 0xFFFF, ssrc=ssrc)
-            self.wait(0.02)
-
-    def heard(self, user_id: int = ALICE) -> str:
-        """One letter a 20 ms slot: `.` as it came, `x` made up, `s` silence, `?` undecryptable, `e` early."""
-        frames = [frame for frame in self.frames if frame.user_id == user_id]
-        assert all(len(frame.pcm) == 3840 for frame in frames)
-        assert [frame.slot for frame in frames] == sorted({frame.slot for frame in frames})
-        return "".join(LETTERS[frame.provenance] for frame in frames)
-
-    def drain(self) -> str:
-        """All that was heard, the fading end after the last packet left out."""
-        self.wait(0.5)
-        assert not self.receiver.busy
-        return self.heard().removesuffix("x" * 6)
 
 
 @pytest.fixture
@@ -146,6 +83,14 @@ def test_a_burst_of_losses_with_packets_behind_it_fades_after_100_ms(listening: 
     assert all(loud[2:7])
     assert loud[8:11] == [0, 0, 0]
     assert loud[12] > 1000
+
+
+def test_waiting_is_told_from_loss_afterwards(listening: Listening) -> None:
+    listening.say(1, 2, 0, 0, 0, 0, 0, 0, 5, 6)  # 3 and 4 never come, and two slots more than that were waited for
+    listening.drain()
+    marks = [(frame.awaited, frame.missed) for frame in listening.frames]
+    assert marks[1:8] == [(False, 0), *[(True, 0)] * 4, (False, 2), (False, 0)]
+    assert listening.receiver.stats[ALICE].lost == 2
 
 
 def test_flush_delivers_what_waits(listening: Listening) -> None:

@@ -97,6 +97,15 @@ def test_a_sender_that_begins_anew_passes_at_once() -> None:
         assert windows.take(nonces, little(2000 + n), SSRC, n, n * 960)
 
 
+def test_a_sender_that_moves_back_a_little_passes_at_once() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    for n in range(2000):
+        assert windows.take(nonces, little(n), SSRC, n, n * 960)
+    for n in range(100):
+        assert windows.take(nonces, little(2000 + n), SSRC, 1950 + n, (2000 + n) * 960)
+        assert not windows.take(nonces, little(3000 + n), SSRC, 1950 + n, (2000 + n) * 960)
+
+
 def test_a_server_that_begins_anew_passes_and_is_guarded_again() -> None:
     windows, nonces = StreamWindows(), NonceWindow()
     for n in range(50_000):

@@ -66,6 +66,17 @@ def test_one_file_holds_the_first_speaker_only(tmp_path: Path) -> None:
     assert recorded(tmp_path / "out.wav") == ONE + TWO
 
 
+def test_sound_that_was_made_up_while_waiting_is_kept_only_for_packets_that_never_came(tmp_path: Path) -> None:
+    sink = WavSink(tmp_path)
+    sink.write(frame(1, ONE))
+    for pcm in (TWO, ONE, ONE):
+        sink.write(frame(1, pcm, Provenance.CONCEALED)._replace(awaited=True))
+    sink.write(frame(1, ONE)._replace(missed=1))
+    sink.write(frame(1, TWO, Provenance.CONCEALED)._replace(awaited=True))
+    sink.close()
+    assert recorded(tmp_path / "1.wav") == ONE + TWO + ONE
+
+
 def test_a_place_that_cannot_be_written_shows_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):

@@ -41,7 +41,7 @@ class StreamDecoder:
         if turn.completes and not self._held and len(pcm) in (FRAME_BYTES, 0) and action is Action.DECODE:
             packets = (*self._packets, turn.packet) if self._packets else (turn.packet,)
             self._packets = ()
-            return HeardFrame(self.user_id, turn.slot, pcm, turn.provenance, packets)
+            return HeardFrame(self.user_id, turn.slot, pcm, turn.provenance, packets, False, turn.missed)
         return self._gather(turn, pcm)
 
     def _gather(self, turn: Turn, pcm: bytes) -> HeardFrame | None:
@@ -55,7 +55,7 @@ class StreamDecoder:
             return None
         sound, self._held = self._held[:FRAME_BYTES], self._held[FRAME_BYTES:]
         packets, self._packets = self._packets, ()
-        return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets)
+        return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets, turn.awaited, turn.missed)
 
     def _sound(self, turn: Turn) -> bytes:
         action = turn.action

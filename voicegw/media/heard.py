@@ -26,6 +26,9 @@ class HeardFrame(NamedTuple):
     `slot` counts 20 ms on one clock for all users of a call, so frames of equal slots were spoken together. `pcm` is
     3840 bytes (48 kHz, stereo, 16 bit little-endian), or empty where no listener needs PCM. `packets` are the Opus
     packets that begin in this slot, as the sender made them: one as a rule, none where nothing came.
+
+    `awaited` sound was made up because the next packet had not come yet, or to let the delay grow. `missed` says how
+    many of the awaited slots before this one stand for packets that never came; the others only took time.
     """
 
     user_id: int
@@ -33,6 +36,8 @@ class HeardFrame(NamedTuple):
     pcm: bytes
     provenance: Provenance
     packets: tuple[bytes, ...]
+    awaited: bool = False
+    missed: int = 0
 
     @property
     def lost(self) -> bool:

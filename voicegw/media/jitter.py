@@ -37,7 +37,7 @@ class Action(Enum):
 
 
 class Turn(NamedTuple):
-    """One step of a decoder; the one that `completes` a slot brings its frame."""
+    """One step of a decoder; the one that `completes` a slot brings its frame. The last two are as in `HeardFrame`."""
 
     decoder: StreamDecoder
     slot: int
@@ -47,6 +47,8 @@ class Turn(NamedTuple):
     following: bytes = b""
     samples: int = FRAME_SAMPLES
     completes: bool = True
+    awaited: bool = False
+    missed: int = 0
 
 
 class Arrived(NamedTuple):
@@ -76,6 +78,7 @@ class JitterBuffer:
         "_emit",
         "_ended",
         "_heard_at",
+        "_lost_first",
         "_made_up",
         "_missed",
         "_next",
@@ -109,7 +112,8 @@ class JitterBuffer:
         self._settled = 0  # packets since the delay was corrected
         self._ended = False
         self._untouched = False  # nothing was played since speech began
-        self._missed = 0  # packets that were counted as lost then
+        self._lost_first = 0  # packets that were counted as lost then
+        self._missed = 0  # slots that were filled by waiting, for packets that never came
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -132,8 +136,8 @@ class JitterBuffer:
         while place - self._next >= LIMIT and self.active and self.slot <= now:  # the clock stood still
             self.play()
         if self._untouched and 0 < self._next - place <= RESTART_PACKETS:  # the first packets came out of order
-            self.stats.lost -= min(self._next - place, self._missed)
-            self._missed = max(0, self._missed - self._next + place)
+            self.stats.lost -= min(self._next - place, self._lost_first)
+            self._lost_first = max(0, self._lost_first - self._next + place)
             self._next = place
         if not (self.active and 0 <= place - self._next < LIMIT):
             self._put_aside(sequence, arrived, now)
@@ -180,7 +184,7 @@ class JitterBuffer:
         self._ahead = self._waited = self._made_up = self._settled = 0
         self._ended = False
         self._untouched = True
-        self._missed = 0
+        self._lost_first = self._missed = 0
         self.active = True
         self._keep(place, arrived, now)
 
@@ -189,12 +193,13 @@ class JitterBuffer:
         missing = place - self._next
         if 0 <= missing * self._samples <= (now - self._heard_at + LIMIT) * FRAME_SAMPLES:
             self.stats.lost += missing
-            self.stats.concealed += min(missing, self._waited)
+            covered = min(missing, self._waited)
+            self.stats.concealed += covered
         else:
-            missing = 0
+            missing = covered = 0
             self.stats.restarts += 1
         self._begin(place, arrived, now)
-        self._missed = missing
+        self._lost_first, self._missed = missing, covered
 
     def _put_aside(self, sequence: int, arrived: Arrived, now: float) -> None:
         """A packet that comes after its turn, or from where the sender cannot be yet; unless it has moved there."""
@@ -252,7 +257,7 @@ class JitterBuffer:
             correction = self._correction(slot, arrived)
             if correction > 0:
                 self.stats.stretched += 1
-                self._guess(slot, Provenance.CONCEALED)
+                self._guess(slot, Provenance.CONCEALED, awaited=True)
                 return True
             if correction < 0 and self._shorten(slot, arrived):
                 return True
@@ -267,19 +272,7 @@ class JitterBuffer:
             return True
         self._made_up = 0
         self._ended = arrived.provenance is Provenance.SILENCE
-        self._ahead += arrived.samples
-        self._emit(
-            Turn(
-                self.decoder,
-                slot,
-                Action.DECODE,
-                arrived.provenance,
-                packet,
-                b"",
-                arrived.samples,
-                self._ahead >= FRAME_SAMPLES,
-            )
-        )
+        self._put(slot, Action.DECODE, arrived.provenance, arrived.samples, packet, b"")
         return True
 
     def _bridge(self, slot: int) -> bool:
@@ -292,6 +285,7 @@ class JitterBuffer:
             stats.concealed += covered
             stats.stretched += self._waited - covered
             self._waited = 0
+            self._missed += covered
             self._next += covered
             return True
         stats.lost += 1
@@ -304,7 +298,7 @@ class JitterBuffer:
         stats.recovered += 1
         self._made_up = 0
         self._ended = False
-        self._put(slot, Action.RECOVER, Provenance.RECOVERED, self._samples, following.packet)
+        self._put(slot, Action.RECOVER, Provenance.RECOVERED, self._samples, b"", following.packet)
         return True
 
     def _wait(self, slot: int) -> bool:
@@ -314,20 +308,32 @@ class JitterBuffer:
             self._ahead = 0
             return False
         self._waited += 1
-        self._guess(slot, Provenance.CONCEALED)
+        self._guess(slot, Provenance.CONCEALED, awaited=True)
         return True
 
-    def _guess(self, slot: int, provenance: Provenance, samples: int = FRAME_SAMPLES) -> None:
+    def _guess(self, slot: int, provenance: Provenance, samples: int = FRAME_SAMPLES, awaited: bool = False) -> None:
         self._made_up += 1
         action = Action.CONCEAL
         if self._made_up > CONCEAL_SLOTS:
             action = Action.FADE if self._made_up == CONCEAL_SLOTS + 1 else Action.MUTE
-        self._put(slot, action, provenance, samples)
+        self._put(slot, action, provenance, samples, b"", b"", awaited)
 
-    def _put(self, slot: int, action: Action, provenance: Provenance, samples: int, following: bytes = b"") -> None:
+    def _put(
+        self,
+        slot: int,
+        action: Action,
+        provenance: Provenance,
+        samples: int,
+        packet: bytes,
+        following: bytes,
+        awaited: bool = False,
+    ) -> None:
         self._ahead += samples
         completes = self._ahead >= FRAME_SAMPLES
-        self._emit(Turn(self.decoder, slot, action, provenance, b"", following, samples, completes))
+        missed = 0
+        if self._missed and not awaited:
+            missed, self._missed = self._missed, 0
+        self._emit(Turn(self.decoder, slot, action, provenance, packet, following, samples, completes, awaited, missed))
 
     # -- the delay
 
@@ -357,17 +363,5 @@ class JitterBuffer:
         self._next += 1
         self._made_up = 0
         self._ended = following.provenance is Provenance.SILENCE
-        self._ahead += arrived.samples
-        self._emit(
-            Turn(
-                self.decoder,
-                slot,
-                Action.MERGE,
-                arrived.provenance,
-                arrived.packet,
-                following.packet,
-                arrived.samples,
-                self._ahead >= FRAME_SAMPLES,
-            )
-        )
+        self._put(slot, Action.MERGE, arrived.provenance, arrived.samples, arrived.packet, following.packet)
         return True

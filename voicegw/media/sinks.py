@@ -41,23 +41,49 @@ class FunctionSink:
         """Nothing to close."""
 
 
+class _Speech:
+    """A WAV file of what one user said, packet after packet: covered losses are in it, time that only passed is not."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._writer = WavWriter(path)
+        self._awaited: list[bytes] = []
+
+    @property
+    def seconds(self) -> float:
+        return self._writer.seconds
+
+    def write(self, frame: HeardFrame) -> None:
+        if frame.awaited:
+            self._awaited.append(frame.pcm)
+            return
+        if self._awaited:
+            for pcm in self._awaited[: frame.missed]:
+                self._writer.write(pcm)
+            self._awaited.clear()
+        self._writer.write(frame.pcm)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class WavSink:
     """One file `<user_id>.wav` a user in a directory, which is made if need be.
 
-    A file begins with the first sound of its user and replaces an older one. Covered losses are in it, pauses are
-    not. What comes after `close` is dropped. OSError where nothing can be written.
+    A file begins with the first sound of its user and replaces an older one. It holds what was said, packet after
+    packet: covered losses are in it, pauses are not; `Recording` keeps them. What comes after `close` is dropped.
+    OSError where nothing can be written.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._writers: dict[int, WavWriter] = {}
+        self._files: dict[int, _Speech] = {}
         self._closed = False
 
     @property
     def paths(self) -> dict[int, Path]:
         """The file of every user heard so far."""
-        return {user_id: self._path(user_id) for user_id in self._writers}
+        return {user_id: self._path(user_id) for user_id in self._files}
 
     def _path(self, user_id: int) -> Path:
         return self._directory / f"{user_id:d}.wav"
@@ -66,34 +92,34 @@ class WavSink:
         """Add sound to the user's file."""
         if self._closed:
             return
-        writer = self._writers.get(frame.user_id)
-        if writer is None:
-            writer = self._writers[frame.user_id] = WavWriter(self._path(frame.user_id))
-        writer.write(frame.pcm)
+        file = self._files.get(frame.user_id)
+        if file is None:
+            file = self._files[frame.user_id] = _Speech(self._path(frame.user_id))
+        file.write(frame)
 
     def close(self) -> None:
         """Finish all files."""
         self._closed = True
-        for writer in self._writers.values():
-            writer.close()
+        for file in self._files.values():
+            file.close()
 
 
 class SingleWavSink:
-    """One file for the first user who is heard; everybody else is left out.
+    """One file for the first user who is heard, as of `WavSink`; everybody else is left out.
 
     The file is there from the start, so that a place where nothing can be written shows at once (OSError).
     `user_id` is who is recorded, None before anybody was heard. What comes after `close` is dropped.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._writer = WavWriter(path)
+        self._file = _Speech(path)
         self._closed = False
         self.user_id: int | None = None
 
     @property
     def seconds(self) -> float:
         """Length of what was recorded."""
-        return self._writer.seconds
+        return self._file.seconds
 
     def write(self, frame: HeardFrame) -> None:
         """Add sound of the first user."""
@@ -102,12 +128,12 @@ class SingleWavSink:
         if self.user_id is None:
             self.user_id = frame.user_id
         if frame.user_id == self.user_id:
-            self._writer.write(frame.pcm)
+            self._file.write(frame)
 
     def close(self) -> None:
         """Finish the file."""
         self._closed = True
-        self._writer.close()
+        self._file.close()
 
 
 class MeasuringSink:

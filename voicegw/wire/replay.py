@@ -110,15 +110,16 @@ class StreamWindow:
         """Is this packet, whose nonce is so old, new to the stream?
 
         A new nonce proves a jump of the sequence genuine; without it the timestamp must have moved on, or both be near.
+        A number that was there before passes only where the timestamp has moved on: the sender has moved back.
         """
         lag = (self._newest_ticks - timestamp_ticks) & 0xFFFFFFFF
         later = lag > 1 << 31
         if nonce != "new" and not later and not (lag < RECENT_TICKS and self._sequences.near(sequence)):
             return False
         age = self._sequences.take(sequence)
-        if age == "seen":
+        if age == "seen" and not later:
             return False
-        if age == "old":
+        if age != "new":
             self._sequences.restart(sequence)
         if later:
             self._newest_ticks = timestamp_ticks
