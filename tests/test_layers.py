@@ -17,7 +17,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("core", {"signalling", "events", "effects", "session", "core", "flight", "why"}),
     ("media", {"media"}),
     ("adapters", {"adapters"}),
-    ("bot", {"client", "gateway", "kokoro", "path"}),
+    ("bot", {"client", "gateway", "joiners", "kokoro", "path"}),
     ("server", {"server"}),
     ("doors", {"cli", "testing", "frameworks", "__main__"}),
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self, assert_never
 
+from voicegw.adapters.home import Home
 from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.adapters.timers import Timers
@@ -63,7 +64,7 @@ from voicegw.effects import (
     UseKey,
     Warned,
 )
-from voicegw.errors import EventNotAllowed, VoiceError, VoiceTimeout
+from voicegw.errors import EventNotAllowed, VoiceError
 from voicegw.events import (
     DeadlinePassed,
     Event,
@@ -87,6 +88,7 @@ from voicegw.events import (
 )
 from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
+from voicegw.joiners import Joiners
 from voicegw.media.heard import HeardFrame, UserStats
 from voicegw.media.hearing import Hearing
 from voicegw.media.listeners import FrameStream, Listening
@@ -103,7 +105,7 @@ from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
-SIGNALLING_TIMEOUT_S = 1.5  # op 4 that is not out by then counts as not sent
+SIGNALLING_TIMEOUT_S = 2.0  # op 4 that is not out by then counts as not sent
 
 _log = logging.getLogger("voicegw")
 
@@ -122,18 +124,21 @@ class CallStats:
 class VoiceClient:
     """A call: join, play, listen, move, leave. It comes back by itself from what the network does.
 
-    All methods belong to the running event loop. `policy` says whether speech may leave without end-to-end
-    encryption: "require" (never), "allow" (where the server has none), "off" (not even offered). `modes` are the
-    transport encryptions to use. `ca_pem` adds an authority, `allowed_hosts` a host and `allow_private_media` an
-    address for a voice server of your own; `ssl_context` replaces the trust altogether. `max_attempts` voice sessions
-    in a row may fail before the call is given up. `names_channel` adds the channel to Identify, as version 9 of the
-    gateway does. `rejoin_after_rate_limit` comes back 60 s after the voice server said that we asked too often; without
-    it such a call ends.
-    `deadlines` are other seconds for deadlines of the state tables, by name: `{"endpoint_timeout": 10.0}`.
+    All methods belong to the event loop that runs when the first of them is called; elsewhere they raise
+    `UsedElsewhere`. Only what the main gateway says may come from any thread. A forked child has no call.
+
+    `policy` says whether speech may leave without end-to-end encryption: "require" (never), "allow" (where the server
+    has none), "off" (not even offered). `modes` are the transport encryptions to use. `ca_pem` adds an authority,
+    `allowed_hosts` a host and `allow_private_media` an address for a voice server of your own; `ssl_context` replaces
+    the trust altogether. `max_attempts` voice sessions in a row may fail before the call is given up. `names_channel`
+    adds the channel to Identify, as version 9 of the gateway does. `rejoin_after_rate_limit` comes back 60 s after the
+    voice server said that we asked too often; without it such a call ends. `deadlines` are other seconds for deadlines
+    of the state tables, by name: `{"endpoint_timeout": 10.0}`.
+
     While nothing may leave, what is played waits; for the reasons in `real_time_while` ("alone", "not ready") its time
-    goes by unheard instead, as a radio's does: by default while nobody else is in the call.
-    `keep_flight_record` keeps the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run
-    on; a simulated one comes from `voicegw.testing`.
+    goes by unheard instead, as a radio's does: by default while nobody else is in the call. `keep_flight_record` keeps
+    the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run on; a simulated one comes
+    from `voicegw.testing`.
     """
 
     def __init__(
@@ -195,12 +200,14 @@ class VoiceClient:
         self._signalling_turn = asyncio.Lock()
         self._self_mute = self_mute
         self._self_deaf = self_deaf
+        self._home = Home("this voice client", self.sender.drop)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: Timers | None = None
         self._inbox: deque[Event | Stamped] = deque()
         self._busy = False
         self._listeners: list[Callable[[Notice], None]] = []
-        self._joining: asyncio.Future[None] | None = None
+        self._notices: deque[Notice] = deque()
+        self._joiners = Joiners(lambda error: self.feed(JoinAbandoned(error)), lambda: self.session.call.state)
         self._closed: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: VoiceError | None = None
@@ -259,6 +266,7 @@ class VoiceClient:
 
     def play(self, source: Source) -> Playback:
         """Play `source` now, instead of what was played before; it waits while E2EE is not ready."""
+        self._home.check()
         return self.player.play(source)
 
     def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
@@ -270,6 +278,7 @@ class VoiceClient:
         Raises:
             OpusNotFound: nothing could be decoded on this host.
         """
+        self._home.check()
         return self._hearing.listen(sink)
 
     def frames(self, *user_ids: int) -> FrameStream:
@@ -280,10 +289,12 @@ class VoiceClient:
         Raises:
             OpusNotFound: nothing could be decoded on this host.
         """
+        self._home.check()
         return self._hearing.frames(frozenset(user_ids))
 
     async def flush(self) -> None:
         """Wait until the listeners have all that has been received, also what waited for its turn."""
+        self._home.check()
         await self._hearing.flush()
 
     def add_listener(self, listener: Callable[[Notice], None]) -> None:
@@ -295,8 +306,7 @@ class VoiceClient:
 
         `error` is a `SignallingError` where the leave could not be sent.
         """
-        if self._loop is None:
-            self._begin()
+        self._begin()
         self.feed(LeaveRequested())
         await self.wait_closed()
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -307,8 +317,7 @@ class VoiceClient:
 
     async def wait_closed(self) -> None:
         """Until the call is over, for whatever reason; `error` says which, None where the bot asked for it."""
-        if self._closed is None:
-            self._begin()
+        self._begin()
         assert self._closed is not None
         await asyncio.shield(self._closed)
 
@@ -318,6 +327,7 @@ class VoiceClient:
         Raises:
             VoiceTimeout: it did not hold in time.
         """
+        self._home.check()
         await self._waiters.wait_for(predicate, timeout_s)
 
     async def __aenter__(self) -> Self:
@@ -390,6 +400,8 @@ class VoiceClient:
 
     def voice_state_update(self, data: Mapping[str, Any]) -> None:
         """Take the `d` of any VOICE_STATE_UPDATE; others' are ignored."""
+        if self._hand_over(self.voice_state_update, data):
+            return
         shared = self.session.shared
         if _snowflake(data.get("user_id")) != shared.user_id or _snowflake(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice states"] += 1
@@ -403,6 +415,8 @@ class VoiceClient:
 
     def voice_server_update(self, data: Mapping[str, Any]) -> None:
         """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
+        if self._hand_over(self.voice_server_update, data):
+            return
         shared = self.session.shared
         if _snowflake(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice servers"] += 1
@@ -415,11 +429,21 @@ class VoiceClient:
 
     def main_session_lost(self) -> None:
         """The bot's main gateway session was invalidated, not resumed: its voice sessions end with it."""
-        self.feed(MainSessionLost())
+        if not self._hand_over(self.main_session_lost):
+            self.feed(MainSessionLost())
 
     def main_session_started(self) -> None:
         """The bot's main gateway has identified afresh; what the session before it joined is joined anew."""
-        self.feed(MainSessionStarted())
+        if not self._hand_over(self.main_session_started):
+            self.feed(MainSessionStarted())
+
+    def _hand_over(self, work: Callable[..., None], *arguments: object) -> bool:
+        """Bring `work` to our loop where another thread asks for it."""
+        if self._loop is None or not self._home.elsewhere:
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the call with it
+            self._loop.call_soon_threadsafe(work, *arguments)
+        return True
 
     def main_session_resumed(self) -> None:
         """The bot's main gateway was away and has resumed: voice is untouched, nothing is done."""
@@ -433,6 +457,7 @@ class VoiceClient:
         Raises:
             EventNotAllowed: the present state forbids it; nothing has changed.
         """
+        self._home.check()
         self._inbox.append(event)
         if self._busy:
             return
@@ -457,6 +482,7 @@ class VoiceClient:
                         self._perform(effect)
                     except Exception as error:
                         self._failed(effect, error)
+                self._tell()
         finally:
             self._busy = False
             self._waiters.notify()
@@ -549,8 +575,17 @@ class VoiceClient:
                     await self._signalling.update_voice_state(
                         self.session.shared.guild_id, channel_id, self_mute=self._self_mute, self_deaf=self._self_deaf
                     )
+            except asyncio.CancelledError as error:
+                if self._cancelled_by_us():
+                    raise
+                self.feed(SignallingFailed(type(error).__name__))
             except Exception as error:  # whatever the framework's gateway raises, or that it hangs
                 self.feed(SignallingFailed(type(error).__name__))
+
+    @staticmethod
+    def _cancelled_by_us() -> bool:
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
 
     def _key_worn(self) -> None:
         self._feed_from_pacer(KeyExhausted())
@@ -575,16 +610,24 @@ class VoiceClient:
     def _report(self, notice: Notice) -> None:
         if isinstance(notice, Connected | Moved):
             self.channel_id = notice.channel_id
-            self._joined(None)
+            self._joiners.settle(None)
         elif isinstance(notice, MoveFailed):
-            self._joined(notice.error)
+            self._joiners.settle(notice.error)
         elif isinstance(notice, Closed):
             self._end(notice.error)
-        for listener in tuple(self._listeners):
-            try:
-                listener(notice)
-            except Exception:
-                _log.exception("a listener of the voice client failed")
+        self._notices.append(notice)
+        if not self._busy:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Call the listeners; what they do wrong, and a cancellation that leaks out of them, is theirs."""
+        while self._notices:
+            notice = self._notices.popleft()
+            for listener in tuple(self._listeners):
+                try:
+                    listener(notice)
+                except (Exception, asyncio.CancelledError):
+                    _log.exception("a listener of the voice client failed")
 
     # -- begin and end
 
@@ -596,46 +639,26 @@ class VoiceClient:
             load_davey()
         self._begin()
         await self.gateway.start(self._running)
-        if self._joining is None or self._joining.done():
-            self._joining = self._running.create_future()
-        joining = self._joining
-        self.feed(JoinRequested(wanted))
-        self.channel_id = wanted
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(joining)
-        except TimeoutError as error:
-            if isinstance(error, VoiceError):
-                raise
-            late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self.session.call.state})")
-            cause = self.session.call.error
-            self.feed(JoinAbandoned(late))
-            raise late from cause
-        except asyncio.CancelledError:
-            self.feed(JoinAbandoned(None))
-            raise
+
+        def ask() -> None:
+            self.feed(JoinRequested(wanted))
+            self.channel_id = wanted
+
+        await self._joiners.wait(ask, timeout_s, lambda: self.session.call.error)
 
     def _begin(self) -> None:
+        loop = self._home.settle()
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop = loop
             self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)), self.system)
             self._closed = self._loop.create_future()
-
-    def _joined(self, error: VoiceError | None) -> None:
-        if self._joining is None or self._joining.done():
-            return
-        if error is None:
-            self._joining.set_result(None)
-        else:
-            self._joining.set_exception(error)
-            self._joining.exception()  # nobody may be waiting
 
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
         self.player.close()
         self._path.close()
         self._hearing.end()
-        self._joined(error or EventNotAllowed("being in a call", self.session.call.state))
+        self._joiners.settle(error or EventNotAllowed("being in a call", self.session.call.state))
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 

@@ -3,6 +3,7 @@
     VoiceError
     |-- TableError                  a state table that cannot be right; names the row
     |-- EventNotAllowed             a wish that the present state forbids; nothing has changed
+    |-- UsedElsewhere               (RuntimeError) from another thread, event loop or process than the object's own
     |-- SignallingError             the main gateway did not, or could not, answer our join
     |-- Kicked                      we were taken out of the channel
     |-- ConnectionFailed            (ConnectionError) no voice connection could be made
@@ -51,6 +52,10 @@ class EventNotAllowed(VoiceError):
         super().__init__(f"{event} is not possible in state {state}")
         self.event = event
         self.state = state
+
+
+class UsedElsewhere(VoiceError, RuntimeError):
+    """The object belongs to another thread, event loop or process; nothing has happened."""
 
 
 class SignallingError(VoiceError):

@@ -12,8 +12,10 @@ from typing import ClassVar, Literal
 from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
-from voicegw.signalling import NO_FLAGS, VoiceFlags
+from voicegw.signalling import VoiceFlags
 from voicegw.wire.payloads import Payload
+
+NO_FLAGS = VoiceFlags()
 
 # -- the bot's wishes
 

@@ -126,3 +126,32 @@ def test_what_a_story_leaves_behind_fails_the_run() -> None:
 
     with pytest.raises(Violation, match="nobody looks"):
         Simulation(seed=1).run(failing)
+
+
+def test_connects_at_once_share_one_attempt() -> None:
+    async def story(sim: Simulation) -> None:
+        alice = sim.client(1)
+        patient = [asyncio.ensure_future(alice.connect(CHANNEL)) for _ in range(3)]
+        hasty = asyncio.ensure_future(alice.connect(CHANNEL, timeout_s=0.05))
+        cancelled = asyncio.ensure_future(alice.connect(CHANNEL))
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        with pytest.raises(VoiceTimeout):
+            await hasty
+        await asyncio.gather(*patient)
+        assert alice.signalling.requests == [CHANNEL]
+
+    Simulation(seed=1).run(story)
+
+
+def test_the_newest_of_several_wishes_wins() -> None:
+    async def story(sim: Simulation) -> None:
+        alice = sim.client(1)
+        first = asyncio.ensure_future(alice.connect(CHANNEL))
+        await asyncio.sleep(0.07)
+        await asyncio.gather(first, alice.connect(CHANNEL + 1))
+        assert alice.channel_id == CHANNEL + 1
+        assert sim.server.session(1).credentials.channel_id == CHANNEL + 1
+
+    for seed in range(5):
+        Simulation(seed).run(story)
