@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import ssl
 from types import SimpleNamespace
@@ -24,8 +25,11 @@ MAX_FRAME_BYTES = 1 << 20
 NO_STATUS = 1005  # RFC 6455: a close frame without a code
 
 
+@functools.lru_cache(maxsize=16)
 def tls_context(ca_pem: bytes | None = None) -> ssl.SSLContext:
     """The system's trust, and with `ca_pem` one more authority (for a server of your own).
+
+    One context serves all calls: to read the system's authorities takes longer than all the rest of a connect.
 
     Raises:
         CertificateRefused: `ca_pem` holds no certificate.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import check, demo, diagram, doctor, join, record, serve, simulate
+from voicegw.cli import bench, check, demo, diagram, doctor, join, record, serve, simulate
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         (record.add_replay, record.run_replay),
         (record.add_explain, record.run_explain),
         (doctor.add, doctor.run),
+        (bench.add, bench.run),
     ):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="end with one line of JSON; text goes to stderr")

@@ -1,7 +1,8 @@
 """One pacer for all streams of the process: who sends when.
 
-20 ms are divided into 20 slots, and a stream is served in the slot that has fewest when it comes. Frame n leaves at
-start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three frames at once; the rest of the
+20 ms are divided into 20 slots, and a slot is one wake-up. A stream is served in one that is served anyway, in another
+where all of those are full, and in the one that has fewest where all are. Frame n leaves at start + n x 20 ms of the
+monotonic clock. After a stall a stream sends at most three frames at once; the rest of the
 time goes by, and the timestamp with it.
 
 The pacer itself is driven from outside: `run` serves what is due and says when it wants to be called again. A thread
@@ -29,6 +30,7 @@ from voicegw.errors import TooManyStreams
 FRAME_S: Final = 0.02
 SLOTS: Final = 20
 SLOT_S: Final = FRAME_S / SLOTS
+FULL_SLOT: Final = 32
 CATCH_UP_FRAMES: Final = 3
 LEAST_GAP_S: Final = 0.01
 LATENESS_MS: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -138,7 +140,7 @@ class Pacer:
                 )
             # Empty slots have been passed over ahead of time; this stream may be served in one of them.
             self._tick = min(self._tick, max(0, math.ceil((now - self._epoch) / SLOT_S)))
-            tick = min(range(self._tick, self._tick + SLOTS), key=lambda tick: len(self._slots[tick % SLOTS]))
+            tick = min(range(self._tick, self._tick + SLOTS), key=self._crowd)
             self._places[stream] = tick % SLOTS
             self._slots[tick % SLOTS].append(stream)
             stream.begin(self._epoch + tick * SLOT_S)
@@ -174,6 +176,11 @@ class Pacer:
                 self._serve(place)
                 self._lateness[bisect_left(LATENESS_MS, (clock() - due) * 1000)] += count
                 self._tick += 1
+
+    def _crowd(self, tick: int) -> int:
+        """How little a stream is wanted there: a slot that is served anyway costs no wake-up, until it is full."""
+        count = len(self._slots[tick % SLOTS])
+        return count if count >= FULL_SLOT else (0 if count else 1)
 
     def _serve(self, place: int) -> None:
         slot = self._slots[place]

@@ -1,0 +1,108 @@
+"""What streams cost that are all kept at pace: processor, lateness, memory, threads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.machine import cpu_s, memory_kib, threads
+from bench.peers import Sender, senders, sending, sink
+from bench.results import OURS, Result, Settings
+from bench.streams import WARM_S
+
+STREAMS = 100
+PYTHON = (OURS, "discord.py", "py-cord")
+ALL = (*PYTHON, "@discordjs/voice", "C")
+
+
+def observed(sender: Sender, streams: int, seconds: float, word: str = "") -> dict[str, Any]:
+    """What arrives of so many streams, and `cpu_us` a packet; `word` is said to the sender before."""
+    with sink() as other, sending(sender, other.port, streams) as process:
+        time.sleep(WARM_S)
+        if word:
+            assert process.stdin is not None
+            process.stdin.write(f"{word}\n")
+            process.stdin.flush()
+            time.sleep(WARM_S)
+        before = cpu_s(process.pid)
+        other.begin()
+        time.sleep(seconds)
+        arrived = other.end()
+        arrived["cpu_us"] = (cpu_s(process.pid) - before) * 1e6 / max(1, arrived["packets"])
+    return arrived
+
+
+def packet(settings: Settings) -> Result:
+    """Processor time."""
+    result = Result("packet", f"Processor time a packet, {STREAMS} passed-through streams", "µs", {})
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds):
+        for sender in senders(*ALL):
+            values.setdefault(sender.name, []).append(observed(sender, STREAMS, settings.seconds)["cpu_us"])
+    result.values = values
+    result.compare("discord.py", 0.35, "less")
+    result.compare("py-cord", 0.35, "less")
+    result.notes.append("All threads of the process, the system calls among it: the C sender shows what those cost.")
+    return result
+
+
+def lateness(settings: Settings) -> Result:
+    """How even the packets come."""
+    title = f"99th percentile of the gaps' distance from 20 ms, {STREAMS} passed-through streams"
+    result = Result("lateness", title, "ms", {})
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds):
+        for sender in senders(*ALL):
+            arrived = observed(sender, STREAMS, settings.seconds)
+            values.setdefault(sender.name, []).append(arrived["gap_error_ms"]["p99"])
+    result.values = values
+    result.compare("discord.py", 1 / 3, "less")
+    result.compare("C", 1.0, "less", by=lambda a, b: a - b if b else a)
+    if "C" in values:
+        result.notes.append("Against C it is the difference in ms.")
+    return result
+
+
+def busy(settings: Settings) -> Result:
+    """The bot computes in its event loop all the time."""
+    title = f"Packets that leave of those due, {STREAMS} streams, while the bot computes in Python"
+    result = Result("busy", title, "of 1", {})
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds):
+        for sender in senders(*PYTHON):
+            arrived = observed(sender, STREAMS, settings.seconds, "compute")
+            due = STREAMS * 50 * settings.seconds
+            values.setdefault(sender.name, []).append(arrived["packets"] / due)
+    result.values = values
+    result.compare("discord.py", 1.0, "more")
+    result.notes.append(
+        "An event loop that never rests, on the same core. Sockets that hand the interpreter over with every packet "
+        "get it back after 5 ms."
+    )
+    return result
+
+
+def memory(settings: Settings) -> Result:
+    """What one stream more holds."""
+    result = Result("memory", "Private memory of each further stream", "KiB", {})
+    values: dict[str, list[float]] = {}
+    few, many = 20, 220
+    for _ in range(settings.rounds):
+        for sender in senders(*PYTHON, "@discordjs/voice"):
+            held, running = [], []
+            for streams in (few, many):
+                with sink() as other, sending(sender, other.port, streams) as process:
+                    time.sleep(WARM_S)
+                    held.append(memory_kib(process.pid))
+                    running.append(threads(process.pid))
+            values.setdefault(sender.name, []).append((held[1] - held[0]) / (many - few))
+            values.setdefault(f"{sender.name}, threads", []).append((running[1] - running[0]) / (many - few))
+    result.values = {name: each for name, each in values.items() if "threads" not in name}
+    result.compare("discord.py", 1 / 3, "less")
+    for name, each in values.items():
+        if "threads" in name:
+            result.notes.append(f"{name} for each further stream: {max(each):.2f}.")
+    return result
+
+
+MEASURES = {"packet": packet, "lateness": lateness, "busy": busy, "memory": memory}

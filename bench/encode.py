@@ -1,0 +1,78 @@
+"""Encoding: what our way costs beside libopus alone, and whether threads help."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+
+from bench.drivers.common import pcm_frames
+from bench.machine import cores
+from bench.results import OURS, Result, Settings
+from voicegw.media.opus import FRAME_SAMPLES, OpusEncoder
+
+FRAMES = 1000
+
+
+def ours(frames: list[bytes]) -> float:
+    """Seconds of our encoder."""
+    encode = OpusEncoder().encode
+    began = time.perf_counter()
+    for number in range(FRAMES):
+        encode(frames[number % len(frames)])
+    return time.perf_counter() - began
+
+
+def alone(frames: list[bytes]) -> float:
+    """Seconds inside libopus: the same calls on the same state, with buffers made before and nothing kept."""
+    encoder = OpusEncoder()
+    encode, state, packet = encoder._encode, encoder._state, ctypes.create_string_buffer(1275)
+    buffers = [ctypes.create_string_buffer(frame, len(frame)) for frame in frames]
+    clock, total = time.perf_counter, 0.0
+    for number in range(FRAMES):
+        pcm = ctypes.cast(buffers[number % len(buffers)], ctypes.c_char_p)
+        began = clock()
+        encode(state, pcm, FRAME_SAMPLES, packet, 1275)
+        total += clock() - began
+    return total
+
+
+def encode(settings: Settings) -> Result:
+    """One thread on one core."""
+    result = Result("encode", "Encoding a frame of 20 ms, stereo, 128 kbit/s", "µs", {})
+    frames = pcm_frames()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[0]})
+    values: dict[str, list[float]] = {OURS: [], "libopus": []}
+    try:
+        for _ in range(settings.rounds):
+            values[OURS].append(ours(frames) / FRAMES * 1e6)
+            values["libopus"].append(alone(frames) / FRAMES * 1e6)
+    finally:
+        os.sched_setaffinity(0, before)
+    result.values = values
+    result.compare("libopus", 1.25, "less")
+    return result
+
+
+def encode_threads(settings: Settings) -> Result:
+    """Two threads on two cores."""
+    result = Result("encode-threads", "Frames encoded a second", "frames", {})
+    frames = pcm_frames()
+    values: dict[str, list[float]] = {"one thread": [], "two threads": []}
+    for _ in range(settings.rounds):
+        values["one thread"].append(FRAMES / ours(frames))
+        pair = [threading.Thread(target=ours, args=(frames,)) for _ in range(2)]
+        began = time.perf_counter()
+        for thread in pair:
+            thread.start()
+        for thread in pair:
+            thread.join()
+        values["two threads"].append(2 * FRAMES / (time.perf_counter() - began))
+    result.values = values
+    result.compare("one thread", 1.7, "more", ours="two threads")
+    return result
+
+
+MEASURES = {"encode": encode, "encode-threads": encode_threads}
