@@ -22,7 +22,8 @@ class Playback:
 
     def __init__(self, player: Player, source: Source, loop: asyncio.AbstractEventLoop, bitrate: int) -> None:
         self._player = player
-        self._done = loop.create_future()
+        self._closed = loop.create_future()
+        self._over = False
         self.source = source
         self.paused = False
         self.error: AudioError | None = None
@@ -39,15 +40,15 @@ class Playback:
     @property
     def done(self) -> bool:
         """Has it ended, in whatever way?"""
-        return self._done.done()
+        return self._over
 
     async def wait(self) -> None:
-        """Until it has ended or was stopped.
+        """Until it has ended or was stopped, and its source is closed.
 
         Raises:
             AudioError: the source could not be read to its end.
         """
-        await asyncio.shield(self._done)
+        await asyncio.shield(self._closed)
         if self.error is not None:
             raise self.error
 
@@ -74,10 +75,14 @@ class Playback:
             self._mixer.refill()
 
     def _end(self) -> None:
+        self._over = True
         self.error = self.error or self._feed.error or self._reader.error
-        self._reader.close()
-        if not self._done.done():
-            self._done.set_result(None)
+        self._reader.close(lambda: self._player.tell(self._source_closed))
+
+    def _source_closed(self) -> None:
+        self.error = self.error or self._reader.error
+        if not self._closed.done():
+            self._closed.set_result(None)
 
 
 class Player:
@@ -208,16 +213,17 @@ class Player:
 
     def _over(self, feed: Feed) -> Feed | None:
         following = self._queue.popleft() if self._queue else None
-        self._tell(self._changed, feed, following)
+        self.tell(self._changed, feed, following)
         return None if following is None else following._feed
 
     def _silent(self) -> None:
-        self._tell(self._became_silent, self._speech)
+        self.tell(self._became_silent, self._speech)
 
     def _dry(self, feed: Feed) -> None:
-        self._tell(self._underrun)
+        self.tell(self._underrun)
 
-    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+    def tell(self, what: Callable[..., None], *arguments: object) -> None:
+        """Have the event loop do it, from whatever thread."""
         loop = self._loop
         assert loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed

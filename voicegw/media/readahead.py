@@ -26,8 +26,8 @@ class ReadAhead:
         "_closed",
         "_filling",
         "_lock",
+        "_on_closed",
         "_on_frames",
-        "_wanted",
         "_workers",
         "ahead",
         "busy",
@@ -55,6 +55,7 @@ class ReadAhead:
         self._lock = threading.Lock()
         self._workers = workers
         self._on_frames = on_frames
+        self._on_closed: Callable[[], None] = lambda: None
 
     def refill(self) -> None:
         """Have a worker read on; nothing where one does already, or where there is no more."""
@@ -68,16 +69,20 @@ class ReadAhead:
         """It has run dry."""
         self._workers.relieve()
 
-    def close(self) -> None:
-        """Let go of the source, by a worker; one that reads just now does so when it is done."""
+    def close(self, on_closed: Callable[[], None] = lambda: None) -> None:
+        """Let go of the source, by a worker; one that reads just now does so when it is done.
+
+        `on_closed` is called by the worker afterwards.
+        """
         with self._lock:
             if self._closed:
                 return
+            self._on_closed = on_closed
             self._closed = self.ended = True
             self.busy = True
         self.frames.clear()
         if not self._filling:
-            self._workers.submit(self.source.close)
+            self._workers.submit(self._let_go)
             return
         abort = getattr(self.source, "abort", None)
         if abort is not None:
@@ -106,6 +111,14 @@ class ReadAhead:
             self._filling = False
             closed = self._closed
         if closed:
-            self.source.close()
+            self._let_go()
         else:
             self._on_frames()
+
+    def _let_go(self) -> None:
+        try:
+            self.source.close()
+        except Exception as error:  # whatever a bot's own source raises
+            self.error = self.error or SourceFailed(f"closing the source raised {type(error).__name__}: {error}")
+        finally:
+            self._on_closed()
