@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from voicegw.errors import VoiceError
     from voicegw.gateway import DiscordGatewayVoice
     from voicegw.kokoro import Kokoro
+    from voicegw.media.activity import SpeechSink, VoiceActivity
     from voicegw.media.heard import HeardFrame, Provenance, UserStats
     from voicegw.media.listeners import FrameStream, Listening
     from voicegw.media.player import Playback
+    from voicegw.media.recording import Recording
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
     from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
@@ -56,6 +58,7 @@ __all__ = [
     "Playback",
     "Provenance",
     "Reconnecting",
+    "Recording",
     "Resumed",
     "Signalling",
     "SignallingReceiver",
@@ -63,10 +66,12 @@ __all__ = [
     "Sink",
     "Source",
     "SpeakingChanged",
+    "SpeechSink",
     "ToneSource",
     "Transition",
     "UserStats",
     "UsersChanged",
+    "VoiceActivity",
     "VoiceClient",
     "VoiceError",
     "VoiceFlags",
@@ -98,6 +103,7 @@ _MODULES = {
     "Playback": "voicegw.media.player",
     "Provenance": "voicegw.media.heard",
     "Reconnecting": "voicegw.effects",
+    "Recording": "voicegw.media.recording",
     "Resumed": "voicegw.effects",
     "Signalling": "voicegw.signalling",
     "SignallingReceiver": "voicegw.signalling",
@@ -105,10 +111,12 @@ _MODULES = {
     "Sink": "voicegw.media.sinks",
     "Source": "voicegw.media.sources",
     "SpeakingChanged": "voicegw.effects",
+    "SpeechSink": "voicegw.media.activity",
     "ToneSource": "voicegw.media.sources",
     "Transition": "voicegw.session",
     "UserStats": "voicegw.media.heard",
     "UsersChanged": "voicegw.effects",
+    "VoiceActivity": "voicegw.media.activity",
     "VoiceClient": "voicegw.client",
     "VoiceError": "voicegw.errors",
     "VoiceFlags": "voicegw.signalling",

@@ -163,6 +163,9 @@ class OggOpusWriter:
     """
 
     _SERIAL: Final = 0x76676F70
+    # Frames of silence, 20 ms each, as one packet of 120 ms (RFC 6716 section 3.2.5) and alone.
+    _LONG_SILENCE: Final = bytes((0xFB, 6)) + 6 * b"\xff\xfe"
+    _SILENCES: Final = {5760: _LONG_SILENCE, 960: b"\xf8\xff\xfe", 120: b"\xe0\xff\xfe"}
 
     def __init__(self, path: str | Path, *, channels: int = 2, pre_skip: int = 312) -> None:
         self._file = Path(path).open("wb")  # noqa: SIM115 - close() closes it
@@ -185,6 +188,24 @@ class OggOpusWriter:
         self._lacing += lacing
         self._body += body
         self._granule += samples
+
+    @property
+    def samples(self) -> int:
+        """How long the packets play that were written so far, at 48 kHz."""
+        return self._granule
+
+    def write_silence(self, samples: int) -> None:
+        """Add silence, to the next 2.5 ms below `samples`; nothing for a negative number."""
+        for length, packet in self._SILENCES.items():
+            while samples >= length:
+                self.write(packet)
+                samples -= length
+
+    def write_lost(self, like: bytes) -> None:
+        """Mark 20 ms as lost: empty frames of their neighbour's kind, which decoders conceal (RFC 7845 section 4.1)."""
+        toc = like[0] & 0xFC
+        for _ in range(max(1, 960 // packet_samples(bytes((toc,))))):
+            self.write(bytes((toc,)))
 
     def close(self) -> None:
         """Write what is held and the end mark; a second call does nothing."""
