@@ -6,13 +6,20 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import davey
+
+from voicegw.adapters.mls import MlsGroup
+from voicegw.effects import ApplyWelcome, CreateGroup, Notice
 from voicegw.errors import GroupError
-from voicegw.events import Event, Stamped
+from voicegw.events import Event, KeyPackageMade, Stamped
 from voicegw.media.sources import ToneSource
 from voicegw.server import VoiceServer
+from voicegw.server.external_sender import ExternalSender
 from voicegw.server.session import Record, ServerSession
 from voicegw.testing.simulation import SimulatedClient, Simulation
 from voicegw.wire.dave_frames import is_dave_frame
+from voicegw.wire.mls import join_messages, parse_key_package
+from voicegw.wire.mls_messages import filter_welcome, parse_welcome
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.payloads import (
     ClientDisconnected,
@@ -30,6 +37,8 @@ from voicegw.wire.rtp import SILENCE_FRAME
 ROOM = 927310423890473011
 ALICE, BOB, CAROL = 1, 2, 3
 FRAME = bytes((0x78, *range(60)))
+GROUP_ID = ROOM.to_bytes(8, "big")
+APPEND = davey.ProposalsOperationType.append
 ABOUT_GROUPS = (
     TransitionPrepared,
     TransitionExecuted,
@@ -190,3 +199,49 @@ class Said:
     def times(self, user_id: int, op: int) -> list[float]:
         """When a user said `op`."""
         return [at for at, user, said in self._said if (user, said) == (user_id, op)]
+
+
+def notices_of(client: SimulatedClient) -> list[Notice]:
+    """What the bot is told from now on."""
+    kept: list[Notice] = []
+    client.add_listener(kept.append)
+    return kept
+
+
+class Mallory:
+    """A member and a voice server that follow no rules: davey without our eyes on it, the external sender's key."""
+
+    def __init__(self) -> None:
+        self.sender = ExternalSender()
+        self.session = self.member(BOB)
+        self.session.get_serialized_key_package()
+
+    def member(self, user_id: int) -> davey.DaveSession:
+        session = davey.DaveSession(1, user_id, ROOM)
+        session.set_external_sender(self.sender.data)
+        return session
+
+    def add(self, *packages: bytes) -> bytes:
+        """Op 27's vector that adds their owners to her group."""
+        epoch = self.session.epoch or 0
+        return join_messages(self.sender.add(GROUP_ID, epoch, package) for package in packages)
+
+    def commit(self, proposals: bytes) -> tuple[bytes, bytes]:
+        """Her commit of these, applied, and its welcome."""
+        known = [ALICE, BOB, CAROL, 4, 5]
+        result = self.session.process_proposals(APPEND, proposals, known)
+        assert result is not None
+        assert result.welcome is not None
+        self.session.process_commit(result.commit)
+        return result.commit, result.welcome
+
+    def join(self, victim: MlsGroup) -> ApplyWelcome:
+        """The welcome that brings our group into hers."""
+        (made,) = victim.create(CreateGroup(1, ROOM, self.sender.data))
+        assert isinstance(made, KeyPackageMade)
+        _, welcome = self.commit(self.add(made.data))
+        return ApplyWelcome(0, welcome_for(welcome, made.data), frozenset((ALICE, BOB)))
+
+
+def welcome_for(welcome: bytes, package: bytes) -> bytes:
+    return filter_welcome(parse_welcome(welcome), parse_key_package(package).ref)

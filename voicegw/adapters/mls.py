@@ -12,8 +12,9 @@ users whom nobody has named. And what it raises may be anything: it is native co
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from voicegw.effects import ApplyCommit, ApplyProposals, ApplyWelcome, CreateGroup, SetPassthrough
 from voicegw.errors import GroupError
@@ -47,14 +48,15 @@ if TYPE_CHECKING:
     import davey
 
 OLD_GROUP_S = 10.0
-RENEW_AT_FRAMES = 2**31
+RENEW_AT_FRAMES = 2**24  # 93 hours of speech in one epoch; from here on the key would be another generation's
 CODE_DIGITS, CODE_GROUP = 45, 5
 
 
 class MlsGroup:
     """One call's group; `now` is the loop's clock.
 
-    `on_broken(reason)` is called when our frames cannot be encrypted any more, although there is a group.
+    `on_broken(reason)` is called when our frames cannot be encrypted any more, although there is a group. `encrypt` and
+    `decrypt` may be called from other threads: no frame is encrypted for a group that was not looked at.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MlsGroup:
         self._user_id = user_id
         self._now = now
         self._on_broken = on_broken
+        self._turn = threading.Lock()
         self._session: davey.DaveSession | None = None
         self._previous: davey.DaveSession | None = None
         self._previous_until = 0.0
@@ -167,36 +170,42 @@ class MlsGroup:
             return [CommitIgnored(effect.transition_id)]
         if effect.commit in self._older_commits:
             return [GroupRejected(effect.transition_id, "our own commit, but not the last one that was made")]
-        before, was_ready = set(self._roster()), self.ready
+        with self._turn:
+            return self._apply_commit(effect)
+
+    def _apply_commit(self, effect: ApplyCommit) -> list[Event]:
+        assert self._session is not None
         try:
+            before = set(self._roster())
             commit = parse_commit_welcome(effect.commit)[0]
-            if was_ready and commit.group_id == self._channel_id.to_bytes(8, "big") and commit.epoch < self.epoch:
+            if self.ready and commit.group_id == self._channel_id.to_bytes(8, "big") and commit.epoch < self.epoch:
                 return [CommitIgnored(effect.transition_id)]
             self._session.process_commit(effect.commit)
+            self._applied = (effect.commit, self._applied[1])
+            added = [self._proposals[ref].package for ref in commit.refs if ref in self._proposals]
+            strangers = set(self._roster()) - before - effect.known_users
+            return self._joined(effect.transition_id, strangers, [package for package in added if package is not None])
         except BaseException as error:
             reason = _said(error)
             if effect.member:
                 return [GroupRejected(effect.transition_id, reason)]
             return [CommitIgnored(effect.transition_id)]
-        self._applied = (effect.commit, self._applied[1])
-        added = [self._proposals[ref].package for ref in commit.refs if ref in self._proposals]
-        strangers = set(self._roster()) - before - effect.known_users
-        return self._joined(effect.transition_id, strangers, [package for package in added if package is not None])
 
     def apply_welcome(self, effect: ApplyWelcome) -> list[Event]:
         """Join by a welcome; the one that we joined by is ignored when it comes again."""
         if self._session is not None and effect.welcome == self._applied[1]:
             return [CommitIgnored(effect.transition_id)]
-        try:
-            if self._session is None:
-                raise GroupError("no group")
-            if len(effect.welcome) > MAX_MESSAGE_BYTES:
-                raise GroupError("a welcome above 1 MiB")
-            self._session.process_welcome(effect.welcome)
-        except BaseException as error:
-            return [GroupRejected(effect.transition_id, _said(error))]
-        self._applied = (self._applied[0], effect.welcome)
-        return self._joined(effect.transition_id, set(self._roster()) - effect.known_users, [])
+        with self._turn:
+            try:
+                if self._session is None:
+                    raise GroupError("no group")
+                if len(effect.welcome) > MAX_MESSAGE_BYTES:
+                    raise GroupError("a welcome above 1 MiB")
+                self._session.process_welcome(effect.welcome)
+                self._applied = (self._applied[0], effect.welcome)
+                return self._joined(effect.transition_id, set(self._roster()) - effect.known_users, [])
+            except BaseException as error:
+                return [GroupRejected(effect.transition_id, _said(error))]
 
     def set_passthrough(self, effect: SetPassthrough) -> None:
         """Accept frames without E2EE, or no longer: what is open closes by the clock, what is closed stays so."""
@@ -222,16 +231,23 @@ class MlsGroup:
         Raises:
             GroupError: there is no sender key.
         """
-        session = self._session
-        if session is None or not session.ready:
-            raise GroupError("no group, so no frame may leave")
-        self._frames += 1
-        if self._frames >= RENEW_AT_FRAMES:
-            self._break("our sender key has encrypted 2**31 frames")
-        try:
-            return session.encrypt_opus(frame)
-        except BaseException as error:
-            self._break(_said(error), error)
+        with self._turn:
+            session = self._session
+            if session is None:
+                raise GroupError("no group, so no frame may leave")
+            self._frames += 1
+            try:
+                if self._frames >= RENEW_AT_FRAMES:
+                    raise GroupError("our sender key is worn; a new epoch brings another")
+                if session.ready:
+                    return session.encrypt_opus(frame)
+            except BaseException as error:
+                reason = _said(error)
+                self._session = None
+            else:
+                raise GroupError("the group is not formed yet, so no frame may leave")
+        self._on_broken(reason)
+        raise GroupError(reason)
 
     def decrypt(self, user_id: int, frame: bytes) -> bytes:
         """One frame of `user_id`; exactly the bytes of a silence frame pass as they are.
@@ -239,14 +255,13 @@ class MlsGroup:
         Raises:
             GroupError: not decryptable with any key that we have, or clear where that is not accepted.
         """
-        session = self._session
-        if session is not None and session.ready:
+        session, reason = self._session, "no group that could decrypt this frame"
+        if session is not None:
             try:
-                return session.decrypt(user_id, self._audio, frame)
+                if session.ready:
+                    return session.decrypt(user_id, self._audio, frame)
             except BaseException as error:
                 reason = _said(error)
-        else:
-            reason = "no group that could decrypt this frame"
         older = self._older()
         if older is not None:
             try:
@@ -328,21 +343,18 @@ class MlsGroup:
         return self._previous
 
     def _retire(self) -> None:
-        if self.ready:
-            self._previous = self._session
-            self._previous_until = self._now() + OLD_GROUP_S
-        self._session = None
+        session, self._session = self._session, None
+        try:
+            if session is not None and session.ready:
+                self._previous, self._previous_until = session, self._now() + OLD_GROUP_S
+        except BaseException as error:
+            _said(error)
 
     def _forget_epoch(self) -> None:
         self._proposals.clear()
         self._commit = b""
         self._older_commits.clear()
         self._frames = 0
-
-    def _break(self, reason: str, error: BaseException | None = None) -> NoReturn:
-        self._session = None
-        self._on_broken(reason)
-        raise GroupError(reason) from error
 
 
 def _said(error: BaseException) -> str:
