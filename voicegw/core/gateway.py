@@ -188,7 +188,7 @@ class GatewaySession(MachineSession):
 
     def send_resume(self, event: Any) -> None:
         """Op 7, with the last number seen; what comes next must be the number after it."""
-        self.shared.sequence.resumed = True
+        self.shared.sequence.watch()
         self.shared.effects.append(SendResume(self.shared.sequence.last))
 
     def note_ready(self, event: ReadyReceived) -> None:

@@ -26,6 +26,7 @@ MAX_LIST = 10_000
 MAX_DIGITS = 20
 MAX_ITEMS = 32_768
 MESSAGES_REMEMBERED = 1024
+WATCHED_AFTER_RESUME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +44,29 @@ class SequenceCounter:
     after a resume may bring it, must not be applied again.
     """
 
-    __slots__ = ("applied", "last", "resumed")
+    __slots__ = ("_watched", "applied", "last")
 
     def __init__(self) -> None:
         self.last = -1
         self.applied: dict[int, None] = {}
-        self.resumed = False
+        self._watched = 0
+
+    def watch(self) -> None:
+        """A resume asks for all after the last number: the next ones must follow it and each other."""
+        self._watched = WATCHED_AFTER_RESUME
 
     def note(self, seq: int | None) -> str | None:
         """Take a message's number, if it has one; says what is odd: "repeated", "skipped" or "stepped back".
 
-        Numbers skipped after a resume, which should have brought them, are "lost".
+        Numbers skipped soon after a resume, which should have brought them, are "lost".
         """
         if seq is None:
             return None
         step = (seq - self.last) & 0xFFFF
         first, self.last = self.last < 0, seq
         if 0 < step < 0x8000:
-            resumed, self.resumed = self.resumed, False
-            return None if first or step == 1 else "lost" if resumed else "skipped"
+            watched, self._watched = self._watched, max(0, self._watched - 1)
+            return None if first or step == 1 else "lost" if watched else "skipped"
         return None if first else "repeated" if step == 0 else "stepped back"
 
     def applies(self, seq: int, payload: Hashable) -> bool:
@@ -78,7 +83,7 @@ class SequenceCounter:
         """A new session counts afresh."""
         self.last = -1
         self.applied.clear()
-        self.resumed = False
+        self._watched = 0
 
 
 # -- decode
