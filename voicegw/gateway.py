@@ -27,7 +27,6 @@ from voicegw.errors import (
     EventNotAllowed,
     InvalidHandshake,
     MalformedFrame,
-    VoiceError,
 )
 from voicegw.events import (
     Event,
@@ -274,8 +273,7 @@ class DiscordGatewayVoice:
         code = args[0] if args and isinstance(args[0], int) else 1000
         websocket = self.websocket
         if websocket is not None:
-            with contextlib.suppress(VoiceError, OSError, asyncio.TimeoutError):
-                await websocket.close(code)
+            await websocket.close(code)
 
     async def _poll_event(self) -> bool:
         """Take one frame of the websocket; True when it was the last."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import functools
 import os
 import ssl
@@ -22,7 +22,7 @@ from voicegw.errors import (
 )
 
 MAX_FRAME_BYTES = 1 << 20
-NO_STATUS = 1005  # RFC 6455: a close frame without a code
+NORMAL, NO_STATUS = 1000, 1005  # RFC 6455; the second is what a close frame without a code means
 
 
 @functools.lru_cache(maxsize=16)
@@ -59,7 +59,7 @@ class VoiceWebSocket:
     def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._session = session
         self._socket = socket
-        self._closed_by_us: asyncio.Event | None = None
+        self._closing = False
 
     @classmethod
     async def connect(cls, url: str, context: ssl.SSLContext, system: System = THIS_SYSTEM) -> VoiceWebSocket:
@@ -80,7 +80,7 @@ class VoiceWebSocket:
                 ssl=context,
                 max_msg_size=MAX_FRAME_BYTES,
                 autoping=True,
-                timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+                autoclose=False,
             )
         except BaseException as error:
             await session.close()
@@ -102,12 +102,11 @@ class VoiceWebSocket:
             data: str | bytes = message.data
             return data
         if message.type is aiohttp.WSMsgType.CLOSE:
+            if not self._closing:
+                await self.close(message.data or NORMAL)
             raise ConnectionClosed(message.data or NO_STATUS, "the voice websocket was closed")
-        if message.type is aiohttp.WSMsgType.CLOSING or message.type is aiohttp.WSMsgType.CLOSED:
-            if self._closed_by_us is None:
-                raise ConnectionClosed(None, "the voice websocket ended without a close frame")
-            await self._closed_by_us.wait()  # whoever frees the connection before cuts our close frame off
-            raise ConnectionClosed(self._socket.close_code, "the voice websocket was closed")
+        if message.type in (aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+            raise ConnectionClosed(None, "the voice websocket ended without a close frame")
         if message.type is aiohttp.WSMsgType.ERROR:
             raise ConnectionClosed(self._socket.close_code, "the voice websocket broke")
         raise MalformedFrame("a websocket frame that is neither text nor binary")
@@ -118,6 +117,8 @@ class VoiceWebSocket:
         Raises:
             ConnectionClosed: the websocket is closed or broke.
         """
+        if self._closing:
+            raise ConnectionClosed(None, "the voice websocket is closing")
         try:
             if isinstance(frame, str):
                 await self._socket.send_str(frame)
@@ -126,18 +127,18 @@ class VoiceWebSocket:
         except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
             raise ConnectionClosed(self._socket.close_code, "the voice websocket is closed") from error
 
-    async def close(self, code: int = 1000) -> None:
-        """Close with a close frame, waiting 2 s at most for the peer's."""
-        self._closed_by_us = asyncio.Event()
-        try:
-            await self._socket.close(code=code)
-        finally:
-            self._closed_by_us.set()
-            await self._session.close()
+    async def close(self, code: int = NORMAL) -> None:
+        """Send a close frame; nothing is sent after it. The peer's is what `receive` brings last."""
+        if self._closing:
+            return
+        self._closing = True
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError, RuntimeError):
+            await self._socket.send_frame(code.to_bytes(2, "big"), aiohttp.WSMsgType.CLOSE)
 
     async def release(self) -> None:
         """Free what is left after the peer closed, or drop the connection without a close handshake."""
         await self._session.close()
+        await self._socket.close()  # nothing leaves any more; it lets go of its buffers
 
 
 async def _refuse_redirect(
