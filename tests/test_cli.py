@@ -169,7 +169,8 @@ def test_simulate_repeats_itself(capfd: pytest.CaptureFixture[str]) -> None:
     again = call(capfd, "simulate", "--seeds", "50", "--json")
     other = call(capfd, "simulate", "--seeds", "50", "--seed", "7", "--json")
     assert first.code == 0
-    assert set(first.result) == {"seeds", "virtual_hours", "events", "faults", "violations", "trace_hash"}
+    assert {"seeds", "virtual_hours", "events", "faults", "violations", "trace_hash"} < set(first.result)
+    assert first.result["rows_taken"] <= first.result["rows"]
     assert first.result == again.result
     assert first.result["violations"] == 0
     assert first.result["trace_hash"] != other.result["trace_hash"]
@@ -186,7 +187,22 @@ def test_simulate_shows_the_first_run_that_fails(
     assert done.code == 1
     assert done.result["violations"] == 3
     assert "seed 0: V02: armed are " in done.err
+    assert "shortest found: 1 of " in done.err
     assert "call idle join_requested joining.asking" in done.err
+
+
+def test_simulate_says_which_row_was_never_taken(capfd: pytest.CaptureFixture[str]) -> None:
+    done = call(capfd, "simulate", "--seeds", "2", "--every-row", "--json")
+    assert done.code == 1
+    assert done.result["violations"] == done.result["rows"] - done.result["rows_taken"] > 0
+    assert "wrong: T10: never taken: gateway row" in done.err
+
+
+def test_simulate_runs_a_campaign(capfd: pytest.CaptureFixture[str]) -> None:
+    done = call(capfd, "simulate", "--campaign", "S01", "--json")
+    assert done.code == 0
+    assert done.result["figures"]["S01 0"]["beats"] == 721
+    assert "S01 seed 0, 1.0 virtual hours" in done.err
 
 
 @pytest.mark.parametrize("form", ["mermaid", "dot", "md", "svg", "png"])

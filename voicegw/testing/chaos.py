@@ -7,12 +7,14 @@ import operator
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from voicegw.effects import SendSelectProtocol, SendVoiceState
 from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
 from voicegw.events import (
     CommitIgnored,
+    CommitMade,
     DeadlinePassed,
     Event,
     FrameRejected,
@@ -30,7 +32,9 @@ from voicegw.events import (
     SignallingFailed,
     SocketClosed,
     SocketFailed,
+    SocketOpened,
     SocketRateLimited,
+    SocketRefused,
     SocketUnavailable,
     SpeechEnded,
     SpeechStarted,
@@ -43,7 +47,8 @@ from voicegw.secret import Secret
 from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import Violation
 from voicegw.testing.plan import WAIT, WAITS_S, Plan, plan_of
-from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, MEDIA, OTHER, World
+from voicegw.testing.product import SAMPLES
+from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, MEDIA, OTHER, USER, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
     ClientDisconnected,
@@ -101,11 +106,17 @@ class Run:
     trace_hash: str = ""
     violation: str | None = None
     tail: list[str] = field(default_factory=list)
+    story: list[str] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
         """The plan's."""
         return self.plan.seed
+
+    @property
+    def kind(self) -> str | None:
+        """The id of the invariant that does not hold."""
+        return None if self.violation is None else self.violation[:3]
 
 
 class Chaos:
@@ -117,6 +128,8 @@ class Chaos:
         others = () if self.plan.alone else (OTHER,)
         self.world = World(self.plan.options, others=others, latency_s=self.plan.latency_s)
         self.world.dave_protocol_version = self.plan.dave_protocol_version
+        self.world.heartbeat_interval_s = self.plan.heartbeat_interval_s
+        self.world.jitter = random.Random(f"jitter {self.plan.seed}").random  # noqa: S311
         self._draw = random.Random(0)  # noqa: S311 - a simulation must be repeatable
         self._hash = hashlib.sha256()
 
@@ -155,7 +168,7 @@ class Chaos:
         world = self.world
         self._draw.seed(draw)
         if world.session.call.state == "idle":
-            self._feed(JoinRequested(CHANNEL))
+            self._feed(JoinRequested(CHANNEL) if self._draw.random() > 0.002 else LeaveRequested())
         if name == WAIT:
             world.advance(self._draw.choice(WAITS_S))
             return
@@ -172,6 +185,7 @@ class Chaos:
         if self.world.states["call"] == "idle":
             return
         self.world.unanswered.clear()
+        self.world.instead.clear()
         self.world.latency_s = 0.02
         self.world.until(self._settled, GIVE_UP_S)
 
@@ -214,6 +228,74 @@ class Chaos:
     def silence(self) -> Iterator[Event | Stamped]:
         """Somebody answers no more, or again."""
         self.world.unanswered ^= {self._draw.choice(ANSWERS)}
+        yield from ()
+
+    def habit(self) -> Iterator[Event | Stamped]:
+        """From now on somebody answers in a way of its own, or everybody in the usual way again."""
+        world, draw = self.world, self._draw
+        code, error = draw.choice(CLOSE_CODES), ConnectionFailed("simulated")
+
+        def said(*events: Event) -> Callable[[Any], list[Event | Stamped]]:
+            return lambda effect: [world._stamped(event) for event in events]
+
+        def described(effect: SendSelectProtocol) -> list[Event | Stamped]:
+            description = replace(world.description(effect.mode), dave_protocol_version=draw_version)
+            return [world._stamped(description), world._stamped(ClientsConnected((USER,)))]
+
+        draw_version = draw.choice((0, 1, 9))
+        if draw.random() < 0.2:
+            world.instead.clear()
+            return
+        name, answer = draw.choice(
+            (
+                ("SendIdentify", said(SocketClosed(code))),
+                ("SendIdentify", said(ReadyReceived(7, MEDIA, 9, ()))),
+                ("SendIdentify", said(ReadyReceived(7, "10.0.0.1", 9, PREFERRED_MODES))),
+                ("SendSelectProtocol", said(SocketClosed(code))),
+                ("SendSelectProtocol", described),
+                ("SendResume", said(SocketClosed(code))),
+                ("OpenSocket", said(SocketOpened())),
+                ("OpenSocket", said(SocketFailed(error))),
+                ("OpenSocket", said(SocketRefused(error))),
+                ("CloseSocket", said(SocketClosed(code))),
+                ("ApplyWelcome", lambda effect: [GroupRejected(effect.transition_id, "simulated")]),
+                ("ApplyCommit", lambda effect: [GroupRejected(effect.transition_id, "simulated")]),
+                ("ApplyProposals", lambda effect: [CommitMade(b"commit")]),
+                ("ApplyProposals", lambda effect: [ProposalsRejected(False, b"\0", "simulated")]),
+                ("SendVoiceState", self._elsewhere),
+                ("SendTransitionReady", lambda effect: []),
+                ("DrainStream", lambda effect: [SpeechStarted()]),
+            )
+        )
+        world.instead[name] = answer
+        yield from ()
+
+    def _elsewhere(self, effect: SendVoiceState) -> list[Event | Stamped]:
+        number = next(self.world._numbers)
+        state = VoiceStateUpdated(effect.channel_id, Secret(f"{CANARY} session {number}"))
+        return [state, VoiceServerUpdated(Secret(f"{CANARY} token {number}"), "example.com")]
+
+    def nudge(self) -> Iterator[Event | Stamped]:
+        """Something that one of the machines has a row for now."""
+        machine = self._draw.choice(self.world.session.machines)
+        words = sorted(machine.table.enabled(machine.state) & SAMPLES.keys())
+        if words:
+            source, event = self._draw.choice(SAMPLES[self._draw.choice(words)])
+            if source == "websocket":
+                yield self.world._stamped(event)
+            elif source == "udp":
+                yield Stamped("udp", self.world.session.shared.udp_generation, event)
+            else:
+                yield event
+
+    def deafness(self) -> Iterator[Event | Stamped]:
+        """Nobody answers until one of the timers has fired, or all have."""
+        world = self.world
+        before, world.unanswered = world.unanswered, set(ANSWERS)
+        if world.timers:
+            until = self._draw.choice(sorted(world.timers.values()))
+            world.advance(max(0.0, until - world.now) + 0.01)
+        world.unanswered = before
         yield from ()
 
     def close(self) -> Iterator[Event | Stamped]:
@@ -385,6 +467,9 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
     happening.__name__: happening
     for happening in (
         Chaos.silence,
+        Chaos.deafness,
+        Chaos.habit,
+        Chaos.nudge,
         Chaos.close,
         Chaos.failure,
         Chaos.garbage,
@@ -404,6 +489,14 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
     )
 }
 NAMES = tuple(HAPPENINGS)
+
+
+def run_seed(seed: int) -> Run:
+    """One run; what is only of interest where something broke is left out."""
+    run = Chaos(seed).go()
+    if run.violation is None:
+        run.tail = []
+    return run
 
 
 def fields_of(thing: object) -> str:

@@ -6,6 +6,7 @@ left out and the others stay as they are, which is how a failing run is made sho
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Plan:
     alone: bool
     latency_s: float
     dave_protocol_version: int
+    heartbeat_interval_s: float
     steps: tuple[Step, ...]
 
     @property
@@ -43,8 +45,12 @@ class Plan:
             rejoin_after_rate_limit=self.rejoin_after_rate_limit,
         )
 
+    def to_text(self) -> str:
+        """One line of JSON, for a file of plans that must never fail again."""
+        return json.dumps(self.to_json())
+
     def to_json(self) -> dict[str, Any]:
-        """For a file of plans that must never fail again."""
+        """What `from_json` reads."""
         return {
             "seed": self.seed,
             "policy": self.policy.value,
@@ -53,6 +59,7 @@ class Plan:
             "alone": self.alone,
             "latency_s": self.latency_s,
             "dave_protocol_version": self.dave_protocol_version,
+            "heartbeat_interval_s": self.heartbeat_interval_s,
             "steps": [list(step) for step in self.steps],
         }
 
@@ -79,6 +86,7 @@ def plan_of(seed: int, happenings: Sequence[str]) -> Plan:
         alone=circumstances.random() < 0.2,
         latency_s=circumstances.choice((0.0, 0.02, 0.3, 2.0)),
         dave_protocol_version=0 if clear and policy is E2EEPolicy.ALLOW else 1,
+        heartbeat_interval_s=circumstances.choice((13.75, 13.75, 41.25, 1.0)),
         steps=tuple(
             (WAIT if schedule.random() < 0.5 else schedule.choice(happenings), details.getrandbits(32))
             for _ in range(schedule.randint(*STEPS))

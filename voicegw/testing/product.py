@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from voicegw.core.gateway import GatewaySession
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
 from voicegw.effects import ReleaseStream
@@ -163,6 +164,20 @@ OTHERS: Mapping[str, Event] = {
     "speech ended": SpeechEnded(),
     "silence sent": SilenceSent(),
 }
+
+
+def _samples() -> dict[str, list[tuple[str, Event]]]:
+    """The events above by the tables' words for them, with where they come from."""
+    found: dict[str, list[tuple[str, Event]]] = {}
+    for source, events in (("websocket", WEBSOCKET), ("udp", UDP), ("", OTHERS)):
+        for event in events.values():
+            closed = isinstance(event, SocketClosed)
+            word = GatewaySession.table.close_event(event.code).event if closed else event.name  # type: ignore[union-attr]
+            found.setdefault(word, []).append((source, event))
+    return found
+
+
+SAMPLES: Mapping[str, list[tuple[str, Event]]] = _samples()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class CallRules(RuleBasedStateMachine):
     def all_is_well_again(self) -> None:
         """Everybody answers."""
         self.world.unanswered.clear()
+        self.world.instead.clear()
 
     @invariant()
     def effects_are_carried_out(self) -> None:

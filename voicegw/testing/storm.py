@@ -161,6 +161,11 @@ class Storm:
         watch.check()
 
 
+def run_seed(seed: int) -> StormRun:
+    """One storm."""
+    return Storm(seed).go()
+
+
 async def within(sim: Simulation, work: Awaitable[object], seconds: float, complaint: str) -> None:
     """Await `work`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from voicegw.effects import (
@@ -74,8 +74,9 @@ class World:
     """One call's core and its surroundings.
 
     `feed` gives the core one event and carries out what it wants; `advance` lets time pass. Each kind of effect is
-    answered as a healthy peer would, after `latency_s`, unless its class's name is in `unanswered`. Invariants are
-    checked after every event (`voicegw.testing.invariants`). `others` are in the call from the beginning.
+    answered as a healthy peer would, after `latency_s`, unless its class's name is in `unanswered`, or in `instead`,
+    which says what comes for it. With `jitter` (0 to 1, drawn anew each time) timers that may come early do.
+    `others` are in the call from the beginning. After every event the invariants are held (`testing.invariants`).
     """
 
     BEGIN = 1000.0
@@ -87,6 +88,8 @@ class World:
         self.others = others
         self.latency_s = latency_s
         self.unanswered: set[str] = set()
+        self.instead: dict[str, Callable[[Any], Iterable[Event | Stamped]]] = {}
+        self.jitter: Callable[[], float] | None = None
         self.dave_protocol_version = 1
         self.transition_id = 0
         self.heartbeat_interval_s = 13.75
@@ -99,6 +102,7 @@ class World:
         self.notices: list[Notice] = []
         self.on_event: Callable[[Event | Stamped], None] | None = None
         self._timers = self.invariants.timers
+        self._early: dict[str, float] = {}
         self._coming: list[tuple[float, int, Event | Stamped]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
@@ -129,6 +133,7 @@ class World:
         if type(event) is DeadlinePassed and event.at == before.get(event.name):
             del before[event.name]
             self._timers.pop(event.name, None)
+            self._early.pop(event.name, None)
         for effect in effects:
             self.effects.append((now, effect))
             self._carry_out(effect)
@@ -211,7 +216,7 @@ class World:
         return Stamped("websocket", self._socket, event, self._seq)
 
     def _next_due(self) -> float | None:
-        due = min(self._timers.values(), default=None)
+        due = min(({**self._timers, **self._early} if self._early else self._timers).values(), default=None)
         if self._coming and (due is None or self._coming[0][0] < due):
             return self._coming[0][0]
         return due
@@ -221,7 +226,8 @@ class World:
         if self._coming and self._coming[0][0] <= self.now:
             self.feed(heapq.heappop(self._coming)[2])
             return
-        name = min(self._timers, key=lambda name: (self._timers[name], name))
+        due = {**self._timers, **self._early} if self._early else self._timers
+        name = min(due, key=lambda name: (due[name], name))
         self.feed(DeadlinePassed(name, self._timers[name]))
 
     def _say(self, event: Event | Stamped) -> None:
@@ -232,20 +238,23 @@ class World:
         do = HANDS.get(kind)
         if do is not None:
             do(self, effect)
-        answer = VOICES.get(kind)
-        if answer is None:
+        voice, instead = VOICES.get(kind), self.instead.get(kind.__name__)
+        if voice is None and instead is None:
             return
         if kind.__name__ not in self.unanswered:
-            for event in answer(self, effect):
+            for event in instead(effect) if instead is not None else voice(self, effect) if voice else ():
                 self._say(event)
         elif kind is SendKeepalive:  # the path is looked at whether or not anybody answers
             self._say(Stamped("udp", self._udp, PathUnheard()))
 
     def _arm(self, effect: ArmTimer) -> None:
         self._timers[effect.name] = effect.at
+        if effect.jitter and self.jitter is not None:
+            self._early[effect.name] = self.now + effect.after_s * self.jitter()
 
     def _cancel(self, effect: CancelTimer) -> None:
         self._timers.pop(effect.name, None)
+        self._early.pop(effect.name, None)
 
     def _report(self, effect: Report) -> None:
         self.notices.append(effect.notice)

@@ -1,0 +1,33 @@
+"""Many runs, on as many processes as there are cores, in the order of their seeds."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+CHUNK = 50
+
+Run = TypeVar("Run")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(go: Callable[[int], Run], seeds: range, jobs: int, chunk: int = CHUNK) -> Iterator[Run]:
+    """`go(seed)` for each seed. `go` is a module's function; what it returns comes in the order of the seeds."""
+    if jobs <= 1 or len(seeds) < 2 * chunk:
+        yield from map(go, seeds)
+        return
+    chunks = [seeds[begin : begin + chunk] for begin in range(0, len(seeds), chunk)]
+    with ProcessPoolExecutor(jobs) as pool:
+        for done in pool.map(functools.partial(_chunk, go), chunks):
+            yield from done
+
+
+def _chunk(go: Callable[[int], Run], seeds: Iterable[int]) -> list[Run]:
+    return [go(seed) for seed in seeds]
