@@ -32,8 +32,10 @@ from voicegw.errors import (
     SignallingError,
     VoiceTimeout,
 )
+from voicegw.media.opening import open_source
+from voicegw.media.opus_files import OggOpusSource
 from voicegw.media.sinks import MeasuringSink
-from voicegw.media.sources import OggOpusSource, ToneSource, open_source
+from voicegw.media.sources import ToneSource
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.signalling import SignallingReceiver
 from voicegw.wire.encryption import PREFERRED_MODES

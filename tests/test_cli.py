@@ -290,10 +290,11 @@ async def test_demo_takes_a_wav_file(tmp_path: Path) -> None:
 def test_demo_fails_with_a_wrong_song(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from voicegw.media import sources
+    from voicegw.media import opening
+    from voicegw.media.sources import ToneSource
 
-    songs = iter([sources.ToneSource(440, 1.0), sources.ToneSource(550, 1.0)])
-    monkeypatch.setattr(sources, "open_source", lambda name: next(songs))
+    songs = iter([ToneSource(440, 1.0), ToneSource(550, 1.0)])
+    monkeypatch.setattr(opening, "open_source", lambda name: next(songs))
     done = call(capfd, "demo", "--output", str(tmp_path / "heard.wav"), "--json")
     assert done.code == 1
     assert done.result["ok"] is False

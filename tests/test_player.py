@@ -60,6 +60,15 @@ class Frames:
         self.closed = True
 
 
+def open_sender(send: Callable[[bytes], None]) -> StreamSender:
+    """A sender whose frames arrive at `send` as they were."""
+    cipher = TransportCipher(PREFERRED_MODES[0], Secret(next(_keys).to_bytes(32, "big")))
+    sender = StreamSender(lambda: None)
+    sender.configure(cipher, 1, lambda data: send(cipher.open(data, 12)))
+    sender.release(None)
+    return sender
+
+
 class Stage:
     """A player with an open sender; `sent` has (time, frame, timestamp)."""
 
@@ -71,17 +80,22 @@ class Stage:
         self.sender.configure(self.cipher, 1, self.take)
         self.sender.release(None)
         self.said: list[str] = []
+        self.underruns = 0
         self.sent: list[tuple[float, bytes, int]] = []
         self.player = Player(
             self.sender,
             on_speech_started=lambda: self.said.append("started"),
             on_speech_ended=self.ended,
             on_silence_sent=lambda: self.said.append("silent"),
+            on_underrun=self.ran_dry,
         )
 
     def ended(self) -> None:
         self.said.append("ended")
         self.player.drain()
+
+    def ran_dry(self) -> None:
+        self.underruns += 1
 
     def take(self, data: bytes) -> None:
         at = round(self.loop.time() - self.start, 6)

@@ -4,6 +4,7 @@ import array
 import math
 import os
 import struct
+import wave
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import voicegw.media
 from voicegw.errors import NotAudio
 from voicegw.media.likeness import pcm_frequency
 from voicegw.media.ogg import OggOpusReader, OggOpusWriter
+from voicegw.media.opening import open_source
 from voicegw.media.opus import OpusDecoder, OpusEncoder
-from voicegw.media.sources import LimitedSource, OggOpusSource, Source, ToneSource, WavSource, open_source, read_pcm
+from voicegw.media.opus_files import OggOpusSource
+from voicegw.media.sources import LimitedSource, Source, ToneSource, WavSource, read_pcm, seek_in
 from voicegw.media.wav import WavWriter
 
 SILENCE = b"\xf8\xff\xfe"
@@ -188,9 +191,9 @@ def test_a_closed_file_gives_nothing_more(tmp_path: Path) -> None:
     [
         ("nothing.ogg", "nothing.ogg cannot be read: No such file"),
         (".", "is a directory"),
-        ("text.txt", "neither Ogg Opus nor WAV"),
-        ("empty", "neither Ogg Opus nor WAV"),
-        ("vorbis.ogg", "vorbis.ogg: .*Ogg page"),
+        ("text.txt", "text.txt: it is neither Ogg Opus, WebM, WAV"),
+        ("empty", "empty: it is neither Ogg Opus, WebM, WAV"),
+        ("opus.ogg", "opus.ogg: .*Ogg page"),
         ("broken.wav", "broken.wav: the WAV file has no sound"),
         ("a\0b", "cannot be a file's name"),
     ],
@@ -198,7 +201,7 @@ def test_a_closed_file_gives_nothing_more(tmp_path: Path) -> None:
 def test_what_cannot_be_played_is_refused_in_one_line(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "text.txt").write_text("Hello, this is a text.")
     (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "vorbis.ogg").write_bytes(b"OggS" + bytes(3))
+    (tmp_path / "opus.ogg").write_bytes(b"OggS" + bytes(3) + b"OpusHead")
     (tmp_path / "broken.wav").write_bytes(b"RIFF" + struct.pack("<I", 4) + b"WAVE")
     with pytest.raises(NotAudio, match=message) as caught:
         open_source(str(tmp_path / name))
@@ -210,6 +213,37 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(NotAudio, match="not a regular file"):
         open_source(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("kind", ["passed", "decoded", "wav", "slow wav", "tone", "limited"])
+def test_a_source_goes_where_it_is_told(tmp_path: Path, kind: str) -> None:
+    encoder, tone = OpusEncoder(), everything(ToneSource(440, 1.0))
+    made: Source
+    if kind in ("passed", "limited"):
+        made = OggOpusSource(ogg(tmp_path / "a.ogg", [encoder.encode(frame) for frame in tone]))
+        made = LimitedSource(made, 0.8) if kind == "limited" else made
+    elif kind == "decoded":
+        packets = [encoder.encode(frame) for frame in tone]
+        made = OggOpusSource(ogg(tmp_path / "a.ogg", [*packets, b"\xf0\xff\xfe"], pre_skip=312))
+    elif kind == "tone":
+        made = ToneSource(440, 1.0)
+    else:
+        with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+            file.setnchannels(2)
+            file.setsampwidth(2)
+            file.setframerate(48_000 if kind == "wav" else 24_000)
+            file.writeframes(b"".join(tone))
+        made = WavSource(tmp_path / "a.wav")
+    first = [made.read() for _ in range(20)]
+    seek_in(made, 0.2)
+    again = [made.read() for _ in range(10)]
+    if kind == "slow wav":  # the resampler begins anew
+        assert again[2:] == first[12:]
+    else:
+        assert again == first[10:]
+    seek_in(made, 0.0)
+    assert made.read() == first[0]
+    made.close()
 
 
 @pytest.mark.parametrize("name", ["tone:", "tone:x", "tone:nan", "tone:1e999", "tone:-5", "tone:48000"])

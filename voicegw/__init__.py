@@ -30,14 +30,18 @@ if TYPE_CHECKING:
     from voicegw.media.activity import SpeechSink, VoiceActivity
     from voicegw.media.heard import HeardFrame, Provenance, UserStats
     from voicegw.media.listeners import FrameStream, Listening
+    from voicegw.media.live import AsyncIteratorSource, IteratorSource, ReconnectingSource
+    from voicegw.media.opening import open_source, open_url
+    from voicegw.media.opus_files import OggOpusSource, WebmOpusSource
     from voicegw.media.player import Playback
     from voicegw.media.recording import Recording
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
-    from voicegw.media.sources import OggOpusSource, Source, ToneSource, WavSource, open_source
+    from voicegw.media.sources import Source, ToneSource, WavSource
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
     from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver, VoiceFlags
 
 __all__ = [
+    "AsyncIteratorSource",
     "CallStats",
     "Closed",
     "Connected",
@@ -49,6 +53,7 @@ __all__ = [
     "FlagsChanged",
     "FrameStream",
     "HeardFrame",
+    "IteratorSource",
     "Kokoro",
     "Listening",
     "MoveFailed",
@@ -58,6 +63,7 @@ __all__ = [
     "Playback",
     "Provenance",
     "Reconnecting",
+    "ReconnectingSource",
     "Recording",
     "Resumed",
     "Signalling",
@@ -79,10 +85,13 @@ __all__ = [
     "Warned",
     "WavSink",
     "WavSource",
+    "WebmOpusSource",
     "open_source",
+    "open_url",
 ]
 
 _MODULES = {
+    "AsyncIteratorSource": "voicegw.media.live",
     "CallStats": "voicegw.client",
     "Closed": "voicegw.effects",
     "Connected": "voicegw.effects",
@@ -94,15 +103,17 @@ _MODULES = {
     "FlagsChanged": "voicegw.effects",
     "FrameStream": "voicegw.media.listeners",
     "HeardFrame": "voicegw.media.heard",
+    "IteratorSource": "voicegw.media.live",
     "Kokoro": "voicegw.kokoro",
     "Listening": "voicegw.media.listeners",
     "MoveFailed": "voicegw.effects",
     "Moved": "voicegw.effects",
     "Notice": "voicegw.effects",
-    "OggOpusSource": "voicegw.media.sources",
+    "OggOpusSource": "voicegw.media.opus_files",
     "Playback": "voicegw.media.player",
     "Provenance": "voicegw.media.heard",
     "Reconnecting": "voicegw.effects",
+    "ReconnectingSource": "voicegw.media.live",
     "Recording": "voicegw.media.recording",
     "Resumed": "voicegw.effects",
     "Signalling": "voicegw.signalling",
@@ -124,7 +135,9 @@ _MODULES = {
     "Warned": "voicegw.effects",
     "WavSink": "voicegw.media.sinks",
     "WavSource": "voicegw.media.sources",
-    "open_source": "voicegw.media.sources",
+    "WebmOpusSource": "voicegw.media.opus_files",
+    "open_source": "voicegw.media.opening",
+    "open_url": "voicegw.media.opening",
 }
 
 

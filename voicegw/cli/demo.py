@@ -50,8 +50,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 async def demo(arguments: argparse.Namespace, console: Console) -> int:
     """Hold the call, compare, say how it went."""
     from voicegw.media.likeness import likeness
+    from voicegw.media.opening import open_source
     from voicegw.media.sinks import SingleWavSink
-    from voicegw.media.sources import LimitedSource, WavSource, open_source, read_pcm
+    from voicegw.media.sources import LimitedSource, WavSource, read_pcm
 
     name = arguments.input or str(importlib.resources.files("voicegw.media") / "demo.ogg")
     with (

@@ -60,8 +60,8 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
     """Connect, play, record, leave."""
     from voicegw.client import VoiceClient
     from voicegw.effects import Closed, EncryptionChanged, Notice, Reconnecting, Warned
+    from voicegw.media.opening import open_source
     from voicegw.media.sinks import MeasuringSink, WavSink
-    from voicegw.media.sources import open_source
     from voicegw.secret import Secret
     from voicegw.signalling import Credentials, FixedSignalling
     from voicegw.wire.encryption import PREFERRED_MODES

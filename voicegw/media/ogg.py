@@ -57,7 +57,7 @@ def _read_page(file: BinaryIO) -> _Page | None:
     return _Page(flags, serial, sequence, lacing, body)
 
 
-def _parse_head(packet: bytes) -> tuple[int, int]:
+def parse_opus_head(packet: bytes) -> tuple[int, int]:
     """Channels and pre-skip of an OpusHead (RFC 7845 section 5.1)."""
     if len(packet) < 19:
         raise NotAudio("the Opus header is too short")
@@ -70,7 +70,7 @@ def _parse_head(packet: bytes) -> tuple[int, int]:
 
 
 class OggOpusReader:
-    """The Opus packets of a file, in order; iterate over it once.
+    """The Opus packets of a file or of an open stream, in order; iterate over it once.
 
     `channels` is 1 or 2, `pre_skip` the number of samples at 48 kHz that a decoder shall drop from the start. The
     first Opus stream counts, others are passed over. A file that ends too early gives its complete packets, a
@@ -78,11 +78,11 @@ class OggOpusReader:
     header's output gain is not applied.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = open_for_reading(path)
+    def __init__(self, path: str | Path | BinaryIO) -> None:
+        self._file = open_for_reading(path) if isinstance(path, str | Path) else path
         try:
             self._serial, head = self._find_stream()
-            self.channels, self.pre_skip = _parse_head(head)
+            self.channels, self.pre_skip = parse_opus_head(head)
         except OSError as error:
             self._file.close()
             raise NotAudio(f"{path} cannot be read: {error.strerror}") from None

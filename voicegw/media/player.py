@@ -30,7 +30,7 @@ class Playback:
         self._reader = ReadAhead(source, readers_of(loop), self._read)
         self._mixer = None if source.is_opus else Mixer(self._reader, encoders_of(loop), bitrate)
         self._feed: Feed = self._mixer or self._reader
-        self._reader.refill()
+        self._reader.bind()
 
     @property
     def position_s(self) -> float:

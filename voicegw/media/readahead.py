@@ -57,6 +57,13 @@ class ReadAhead:
         self._on_frames = on_frames
         self._on_closed: Callable[[], None] = lambda: None
 
+    def bind(self) -> None:
+        """Begin to read; on the event loop."""
+        bind = getattr(self.source, "bind", None)
+        if bind is not None:
+            bind(self.refill)
+        self.refill()
+
     def refill(self) -> None:
         """Have a worker read on; nothing where one does already, or where there is no more."""
         with self._lock:
@@ -95,7 +102,7 @@ class ReadAhead:
             while len(frames) < self.ahead and not self._closed:
                 frame = read()
                 if not frame:
-                    over = True
+                    over = frame is not None  # None: there is nothing yet
                     break
                 frames.append(frame)
                 if first and len(frames) == FIRST_FRAMES:

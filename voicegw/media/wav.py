@@ -40,6 +40,10 @@ _MIXES: Final = {
 }
 
 
+class NotPcm(NotAudio):
+    """A WAV file of another coding than PCM, for which a decoder may be had."""
+
+
 class WavReader:
     """The sound of a WAV file in frames of 20 ms: 3840 bytes, the last one filled up with zeros.
 
@@ -51,6 +55,7 @@ class WavReader:
 
     def __init__(self, path: str | Path) -> None:
         self._file = open_for_reading(path)
+        self.begun = False
         try:
             self._find_data()
         except OSError as error:
@@ -92,7 +97,7 @@ class WavReader:
                 raise NotAudio("the WAV file's extended format is not known")
             tag = struct.unpack_from("<H", body, 24)[0]
         if (tag, bits) not in _WIDTHS:
-            raise NotAudio(f"WAV format {tag} with {bits} bit is not PCM we can read")
+            raise NotPcm(f"WAV format {tag} with {bits} bit is not PCM we can read")
         if not 1 <= channels <= 8:
             raise NotAudio(f"a WAV file of {channels} channels cannot be mixed to stereo")
         if not 1000 <= rate <= 384_000:
@@ -105,6 +110,7 @@ class WavReader:
         self._frame_bytes: int = alignment
 
     def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
         held = b""
         try:
             for piece in self._stereo():
@@ -140,6 +146,12 @@ class WavReader:
             mixed = _mix([samples[n :: self.channels] for n in range(self.channels)])
             yield _interleave([r.feed(side) for r, side in zip(resamplers, mixed, strict=True)])
         yield _interleave([r.finish() for r in resamplers])
+
+    def skip(self, seconds: float) -> None:
+        """Leave out so much of what comes; before iterating."""
+        count = min(self._left, round(seconds * self.rate) * self._frame_bytes)
+        self._file.seek(count, 1)
+        self._left -= count
 
     def close(self) -> None:
         """Close the file; iterating to the end does so too."""
