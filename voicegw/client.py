@@ -534,6 +534,7 @@ class VoiceClient:
                 self._path.use_key(effect)
             case DropKey():
                 self._path.drop_key()
+                self.gateway.forget()
             case ReleaseStream(encrypted=encrypted):
                 self.sender.release(self._group.encrypt if encrypted else None)
                 self.player.real_time = False

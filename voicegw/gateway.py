@@ -184,7 +184,7 @@ class DiscordGatewayVoice:
 
     def close_socket(self, code: int) -> None:
         """Close with a close frame; the close comes back as an event. What still waits is not sent any more."""
-        self._outbox.clear()
+        self._outbox.end()
         if self.websocket is None:
             self._drop()
             self._feed(self._generation, SocketClosed(None))
@@ -194,6 +194,10 @@ class DiscordGatewayVoice:
     def abort_socket(self) -> None:
         """Drop the socket, or the dial, without a close handshake."""
         self._drop()
+
+    def forget(self) -> None:
+        """The session is over: what waits belongs to it."""
+        self._outbox.clear()
 
     def send(self, effect: Sendable) -> None:
         """Carry out one effect that sends a frame."""

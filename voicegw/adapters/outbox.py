@@ -26,7 +26,7 @@ class Outbox:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._opening: Frame | None = None
-        self._opened = False
+        self._opened = self._ended = False
         self._heartbeat: Frame | None = None
         self._speaking: Frame | None = None
         self._others: deque[Frame] = deque()
@@ -39,8 +39,13 @@ class Outbox:
 
     def begin(self) -> None:
         """A new websocket is being dialled: nothing leaves before `identify` or `resume`."""
-        self._opened = False
+        self._opened = self._ended = False
         self._opening = self._heartbeat = None
+
+    def end(self) -> None:
+        """Our close frame leaves: what waits, and what comes until `begin`, is not sent any more."""
+        self.clear()
+        self._ended = True
 
     def identify(self, frame: Frame) -> None:
         """The first frame of a new session; what waited belongs to no session any more."""
@@ -49,27 +54,31 @@ class Outbox:
 
     def resume(self, frame: Frame) -> None:
         """The first frame of a websocket that goes on with a session."""
-        self._opening = frame
-        self._opened = True
-        self._changed.set()
+        if not self._ended:
+            self._opening = frame
+            self._opened = True
+            self._changed.set()
 
     def heartbeat(self, frame: Frame) -> None:
         """A heartbeat; one that still waits is replaced."""
-        self._heartbeat = frame
-        self._changed.set()
+        if not self._ended:
+            self._heartbeat = frame
+            self._changed.set()
 
     def speaking(self, frame: Frame) -> None:
         """A speaking update; one that still waits is replaced."""
-        self._speaking = frame
-        self._changed.set()
+        if not self._ended:
+            self._speaking = frame
+            self._changed.set()
 
     def put(self, frame: Frame) -> bool:
         """Any other frame; False, and all that waits is forgotten, where too much waits already."""
         if len(self._others) >= MOST_WAITING:
             self.clear()
             return False
-        self._others.append(frame)
-        self._changed.set()
+        if not self._ended:
+            self._others.append(frame)
+            self._changed.set()
         return True
 
     def clear(self) -> None:
