@@ -75,6 +75,15 @@ async def test_sinks_are_called_off_the_loop_in_order() -> None:
     assert len(sink.frames) == 100
 
 
+async def test_whoever_listens_already_is_not_called_twice() -> None:
+    ears, sink = Ears(), Kept()
+    assert ears.hearing.listen(sink) is ears.hearing.listen(sink)
+    assert ears.hearing.listen(sink.write) is ears.hearing.listen(sink.write)
+    ears.say(1, 3, users=1)
+    await ears.hearing.flush()
+    assert len(sink.frames) == 3 + 3
+
+
 async def test_a_function_may_listen() -> None:
     ears = Ears()
     heard: list[HeardFrame] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import wave
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tests.listening import ALICE, BOB, SSRC, TONE, Listening
 from voicegw.errors import GroupError
 from voicegw.media.opener import OLD_KEY_S
+from voicegw.media.sinks import WavSink
 from voicegw.media.ssrc_map import HELD_PACKETS, HELD_SSRCS
 from voicegw.secret import Secret
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
@@ -91,6 +94,27 @@ def test_waiting_is_told_from_loss_afterwards(listening: Listening) -> None:
     marks = [(frame.awaited, frame.missed) for frame in listening.frames]
     assert marks[1:8] == [(False, 0), *[(True, 0)] * 4, (False, 2), (False, 0)]
     assert listening.receiver.stats[ALICE].lost == 2
+
+
+def test_a_recording_holds_every_packet_while_the_delay_changes(listening: Listening, tmp_path: Path) -> None:
+    sink = WavSink(tmp_path)
+    listening.say(*range(1, 30), 0, 0, 0, 0, 0, 0)  # 120 ms late, then all at once
+    for sequence in range(30, 36):
+        listening.take(sequence)
+    listening.say(*range(36, 1500))
+    for sequence in range(1500, 1505):
+        listening.take(sequence, SILENCE_FRAME)
+        listening.wait(0.02)
+    listening.drain()
+    stats = listening.receiver.stats[ALICE]
+    assert (stats.packets, stats.lost) == (1504, 0)
+    assert stats.stretched > 1
+    assert stats.shortened > 1
+    for frame in listening.frames:
+        sink.write(frame)
+    sink.close()
+    with wave.open(str(tmp_path / f"{ALICE}.wav")) as file:
+        assert file.getnframes() == 1504 * 960
 
 
 def test_flush_delivers_what_waits(listening: Listening) -> None:

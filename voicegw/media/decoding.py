@@ -19,7 +19,7 @@ _BYTES_PER_SAMPLE: Final = FRAME_BYTES // FRAME_SAMPLES
 class StreamDecoder:
     """Decodes one stream's turns, in order and one at a time. Its libopus state is there only while somebody speaks."""
 
-    __slots__ = ("_decoder", "_errors", "_held", "_origin", "_packets", "stats", "user_id")
+    __slots__ = ("_decoder", "_errors", "_held", "_origin", "_packets", "_whole", "stats", "user_id")
 
     def __init__(self, user_id: int, stats: UserStats) -> None:
         self.user_id = user_id
@@ -29,6 +29,7 @@ class StreamDecoder:
         self._held = b""  # sound of slots that are not complete
         self._packets: tuple[bytes, ...] = ()
         self._origin = Provenance.RECEIVED
+        self._whole = b""
 
     def turn(self, turn: Turn, wants_pcm: bool) -> HeardFrame | None:
         """Take one turn; the frame of a slot that it completed. Nothing is raised."""
@@ -55,7 +56,8 @@ class StreamDecoder:
             return None
         sound, self._held = self._held[:FRAME_BYTES], self._held[FRAME_BYTES:]
         packets, self._packets = self._packets, ()
-        return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets, turn.awaited, turn.missed)
+        whole, self._whole = self._whole, b""
+        return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets, turn.awaited, turn.missed, whole)
 
     def _sound(self, turn: Turn) -> bytes:
         action = turn.action
@@ -70,7 +72,9 @@ class StreamDecoder:
                 return self._decoding().decode_fec(turn.following, turn.samples)
             if action is Action.MERGE:
                 first = self._decoding().decode(turn.packet)
-                return cross_fade(first, self._decoding().decode(turn.following))
+                second = self._decoding().decode(turn.following)
+                self._whole = first + second
+                return cross_fade(first, second)
             if action is Action.MUTE:
                 return bytes(turn.samples * _BYTES_PER_SAMPLE)
             pcm = self._decoding().conceal(turn.samples)

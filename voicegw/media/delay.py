@@ -10,7 +10,7 @@ MOST_SLOTS: Final = 40.0
 _BUCKETS: Final = 100  # of half a slot
 _WINDOW: Final = 250
 _GROWTH: Final = 1.002  # a packet weighs half of one that came 350 packets later
-_LATE_SHARE: Final = 0.004
+_LATE_SHARE: Final = 0.008
 _EVALUATE_EVERY: Final = 16
 
 

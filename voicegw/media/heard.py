@@ -28,7 +28,8 @@ class HeardFrame(NamedTuple):
     packets that begin in this slot, as the sender made them: one as a rule, none where nothing came.
 
     `awaited` sound was made up because the next packet had not come yet, or to let the delay grow. `missed` says how
-    many of the awaited slots before this one stand for packets that never came; the others only took time.
+    many of the awaited slots before this one stand for packets that never came; the others only took time. Where two
+    packets were merged into one slot, so that the delay becomes less, `whole` is the sound of both.
     """
 
     user_id: int
@@ -38,6 +39,7 @@ class HeardFrame(NamedTuple):
     packets: tuple[bytes, ...]
     awaited: bool = False
     missed: int = 0
+    whole: bytes = b""
 
     @property
     def lost(self) -> bool:

@@ -52,6 +52,9 @@ class Hearing:
         """Give everything that is heard from now on to `sink`, beside those that listen already."""
         loop = self._begin_decoding()
         taker = FunctionSink(sink) if callable(sink) else sink
+        for listening in self._listenings:
+            if listening.sink == taker:
+                return listening
         listening = Listening(taker, listeners_of(loop), self._warn_from_anywhere, self._release)
         self._listenings = (*self._listenings, listening)
         self._weigh()
@@ -126,18 +129,17 @@ class Hearing:
         if self._wanted and self._decoding is not None:
             self._decoding.put(turns)
 
-    def _decode(self, turns: list[Turn]) -> None:
-        """On a worker's thread."""
+    def _decode(self, turns: list[Turn]) -> list[Strand[list[HeardFrame]]]:
+        """On a worker's thread; the sinks' strands that must run now."""
         frames = []
         wants_pcm = self._wants_pcm
         for turn in turns:
             frame = turn.decoder.turn(turn, wants_pcm)
             if frame is not None:
                 frames.append(frame)
-        for listening in self._listenings:
-            listening.strand.put(frames)
         if self._wants_streams and self._loop is not None:
             call_soon(self._loop, lambda: self._distribute(frames))
+        return [listening.strand for listening in self._listenings if listening.strand.offer(frames)]
 
     def _distribute(self, frames: list[HeardFrame]) -> None:
         for stream in self._streams:

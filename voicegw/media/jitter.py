@@ -354,13 +354,9 @@ class JitterBuffer:
         following = self._waiting.get(self._next + 1)
         if following is None or not (following.packet and arrived.packet) or following.samples != arrived.samples:
             return False
-        del self._waiting[self._next]
-        self._next += 1
+        del self._waiting[self._next], self._waiting[self._next + 1]
+        self._next += 2
         self.stats.shortened += 1
-        if arrived.provenance is Provenance.SILENCE:
-            return True
-        del self._waiting[self._next]
-        self._next += 1
         self._made_up = 0
         self._ended = following.provenance is Provenance.SILENCE
         self._put(slot, Action.MERGE, arrived.provenance, arrived.samples, arrived.packet, following.packet)

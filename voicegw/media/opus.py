@@ -217,7 +217,7 @@ class OpusDecoder:
     def __init__(self) -> None:
         library = load_opus()
         self._owner = sys.modules["opuslib"].Decoder(SAMPLE_RATE, 2)
-        self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p)
+        self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p).value
         self._decode = _function(
             library,
             "opus_decode",
@@ -228,13 +228,15 @@ class OpusDecoder:
             ctypes.c_int,
             ctypes.c_int,
         )
-        self._pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
+        pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
+        self._address = ctypes.addressof(pcm)
+        self._pcm = memoryview(pcm).cast("B")  # keeps it alive
 
     def _run(self, frame: bytes, samples: int, fec: int) -> bytes:
-        count = self._decode(self._state, frame, len(frame), self._pcm, samples, fec)
+        count: int = self._decode(self._state, frame, len(frame), self._address, samples, fec)
         if count < 0:
             raise NotAudio(f"not an Opus packet: libopus error {count}")
-        return ctypes.string_at(self._pcm, count * _BYTES_PER_SAMPLE)
+        return self._pcm[: count * _BYTES_PER_SAMPLE].tobytes()
 
     def decode(self, frame: bytes) -> bytes:
         """PCM of one packet, 2.5 to 120 ms long as the packet says. Raises NotAudio."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -27,15 +28,15 @@ class Sink(Protocol):
         """No more will come; what is held is written. A second call does nothing."""
 
 
+@dataclass(frozen=True, slots=True)
 class FunctionSink:
     """Calls a function with every frame."""
 
-    def __init__(self, function: Callable[[HeardFrame], None]) -> None:
-        self._function = function
+    function: Callable[[HeardFrame], None]
 
     def write(self, frame: HeardFrame) -> None:
         """Call it."""
-        self._function(frame)
+        self.function(frame)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -60,7 +61,7 @@ class _Speech:
             for pcm in self._awaited[: frame.missed]:
                 self._writer.write(pcm)
             self._awaited.clear()
-        self._writer.write(frame.pcm)
+        self._writer.write(frame.whole or frame.pcm)
 
     def close(self) -> None:
         self._writer.close()

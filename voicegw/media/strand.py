@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 from voicegw.media.pacer import has_own_clock
 from voicegw.media.workers import Workers
@@ -15,17 +15,21 @@ TURN: Final = 16  # items of one strand before another has its turn
 MANY: Final = 5  # items that wait where perhaps no thread is free
 
 Item = TypeVar("Item")
+Work = Sequence["Strand[Any]"] | None
 
 
 class Strand(Generic[Item]):
     """Does `work(item)` for one item after another, by some worker. `work` must not raise.
+
+    It may return strands to which it has `offer`ed something and that must run now: they do so on the same thread once
+    this strand has let go of it, so that handing on costs no waking of another thread and blocks nobody.
 
     At most `limit` items wait; then the oldest is dropped and counted in `dropped`, and `on_drop` is called the first
     time, on the caller's thread.
     """
 
     def __init__(
-        self, workers: Workers, work: Callable[[Item], None], limit: int, on_drop: Callable[[], None] = lambda: None
+        self, workers: Workers, work: Callable[[Item], Work], limit: int, on_drop: Callable[[], None] = lambda: None
     ) -> None:
         self._workers = workers
         self._work = work
@@ -40,6 +44,11 @@ class Strand(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Add an item."""
+        if self.offer(item):
+            self._workers.submit(self.run)
+
+    def offer(self, item: Item) -> bool:
+        """Add an item; must `run` be called for it?"""
         first = False
         with self._lock:
             if len(self._items) >= self._limit:
@@ -51,12 +60,11 @@ class Strand(Generic[Item]):
             starts = not self._running
             self._running = True
             waiting = len(self._items)
-        if starts:
-            self._workers.submit(self._drain)
-        elif waiting > MANY:
+        if waiting > MANY:
             self._workers.relieve()
         if first:
             self._on_drop()
+        return starts
 
     def after(self, done: Callable[[], None]) -> None:
         """Call `done`, which must not raise, once all items that are there now were worked on; on some thread."""
@@ -65,9 +73,11 @@ class Strand(Generic[Item]):
             starts = not self._running
             self._running = True
         if starts:
-            self._workers.submit(self._drain)
+            self._workers.submit(self.run)
 
-    def _drain(self) -> None:
+    def run(self) -> None:
+        """Work, on this thread, until nothing is left or it is another strand's turn."""
+        following: list[Strand[Any]] = []
         for _ in range(TURN):
             done: Callable[[], None] | None = None
             with self._lock:
@@ -78,12 +88,17 @@ class Strand(Generic[Item]):
                     self._taken += 1
                 else:
                     self._running = False
-                    return
+                    break
             if done is not None:
                 done()
             else:
-                self._work(item)
-        self._workers.submit(self._drain)
+                following += self._work(item) or ()
+        else:
+            self._workers.submit(self.run)
+        for strand in following[1:]:
+            self._workers.submit(strand.run)
+        if following:
+            following[0].run()
 
 
 async def finished(strand: Strand[Item]) -> None:

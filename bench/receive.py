@@ -1,0 +1,81 @@
+"""Receiving: what it costs to open, put in order and decode a packet, all threads together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.drivers.common import pcm_frames
+from bench.drivers.receiving import AES, XCHACHA
+from bench.machine import HERE, built, cores
+from bench.peers import BenchFailed, peer_python
+from bench.results import OURS, Result, Settings
+from voicegw.media.opus import OpusEncoder, load_opus
+
+USERS = 100
+VOICE_RECV = "discord-ext-voice-recv"
+PACKAGES = ("discord.py==2.7.1", "discord-ext-voice-recv==0.5.2a179", "davey==0.1.7")
+
+
+def heard(command: list[str]) -> dict[str, Any]:
+    """Run one who receives, on one core: processor seconds, packets given, frames that came out."""
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores()[0]}),
+    )
+    if ended.returncode:
+        raise BenchFailed(f"{command[0]} does not receive: {ended.stderr.strip()[-400:]}")
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def receive(settings: Settings) -> Result:
+    """100 users at 50 packets a second each, 64 kbit/s stereo, decoded for a sink; the same libopus for all."""
+    result = Result("receive", "Processor time to receive, decrypt and decode a packet", "µs", {})
+    encoder = OpusEncoder(64_000)
+    with tempfile.NamedTemporaryFile("w", suffix=".hex") as packets:
+        packets.writelines(encoder.encode(frame).hex() + "\n" for frame in pcm_frames())
+        packets.flush()
+        orders = {"users": USERS, "seconds": settings.seconds, "packets": packets.name, "libopus": load_opus().path}
+        ours = [sys.executable, str(HERE / "drivers" / "voicegw_receive.py")]
+        commands = {
+            OURS: [*ours, json.dumps(orders | {"mode": AES})],
+            f"{OURS}, XChaCha20": [*ours, json.dumps(orders | {"mode": XCHACHA})],
+        }
+        python = peer_python(VOICE_RECV, PACKAGES)
+        if python is not None:
+            driver = str(HERE / "drivers" / "voice_recv.py")
+            commands[VOICE_RECV] = [str(python), driver, json.dumps(orders | {"mode": XCHACHA})]
+        program = built("receiver", "crypto", "dl")
+        if program is not None:
+            steps = str(round(settings.seconds * 50))
+            commands["C"] = [str(program), str(Path(load_opus().path)), packets.name, str(USERS), steps, "1"]
+        values: dict[str, list[float]] = {who: [] for who in commands}
+        frames: dict[str, int] = {}
+        for _ in range(settings.rounds):
+            for who, command in commands.items():
+                found = heard(command)
+                values[who].append(found["cpu_s"] / found["frames"] * 1e6)
+                frames[who] = found["packets"] - found["frames"]
+    result.values = values
+    result.compare(VOICE_RECV, 3.5, "more", by=lambda our, their: their / our)
+    result.compare("C", 1.5, "less")
+    result.notes.append(
+        "C is AES-256-GCM by libcrypto and libopus alone, one decoder a user, without a jitter buffer; nearly all of "
+        "it is libopus, and so is most of ours. discord-ext-voice-recv knows XChaCha20 only."
+    )
+    missing = ", ".join(f"{who} {count}" for who, count in frames.items())
+    result.notes.append(f"Packets that did not come out in the last round: {missing}.")
+    return result
+
+
+MEASURES = {"receive": receive}
