@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import voicegw
-from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient
+from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient, pair
 from voicegw.media.sources import LimitedSource
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.tables.draw import to_overview
@@ -111,7 +111,7 @@ async def test_the_readmes_framework_example_runs(
 
 
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_the_readmes_diagram_is_current() -> None:
@@ -133,3 +133,23 @@ def test_public_names_are_there_and_sorted() -> None:
     assert set(voicegw.__all__) <= set(dir(voicegw))
     with pytest.raises(AttributeError, match="no attribute 'Toaster'"):
         _ = voicegw.Toaster
+
+
+@pytest.mark.loopback
+async def test_the_readmes_listening_example_runs(
+    server: VoiceServer, make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(compile(EXAMPLES[3], "README.md", "exec"), namespace)
+    alice, bob = await pair(make_client, server)
+    heard: list[bytes] = []
+    listening = asyncio.create_task(namespace["take_minutes"](bob, ALICE, heard.append))
+    await asyncio.sleep(0)
+    await alice.play(voicegw.ToneSource(440, 0.3)).wait()
+    await bob.wait_for(lambda: ALICE in bob.stats.users and bob.stats.users[ALICE].silence >= 1)
+    await bob.close()
+    await asyncio.wait_for(listening, 10)
+    assert len(heard) >= 15
+    assert all(len(pcm) == 3840 for pcm in heard)
+    assert {file.name for file in (tmp_path / "minutes").iterdir()} == {f"{ALICE}.ogg", "mixed.ogg"}

@@ -107,6 +107,7 @@ async def test_a_bot_joins_plays_records_is_moved_and_kicked(
             heard = other.stats.users[BOT]
             await other.wait_for(lambda: heard.packets >= played["sent"])
             assert (heard.lost, heard.errors) == (0, 0)
+            await other.flush()
             assert sink.frequency(BOT) == pytest.approx(660, abs=3)
             moved = await line(process)
             assert moved == {"event": "moved", "channel": CHANNEL_IDS[1], "connected": True}
