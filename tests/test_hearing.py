@@ -103,6 +103,21 @@ async def test_nothing_is_decoded_for_sinks_that_want_packets_only(monkeypatch: 
     assert [(frame.pcm, frame.packets) for frame in sink.frames] == [(b"", (TONE[n],)) for n in range(1, 6)]
 
 
+async def test_who_begins_to_listen_inside_a_long_packet_gets_whole_frames() -> None:
+    ears, sink = Ears(), Kept()
+    long = b"\x18" + bytes(40)  # 60 ms
+    for sequence in range(1, 20):
+        ears.hearing.receiver.packet(0, sequence, long)
+        for step in range(3):
+            if (sequence, step) == (5, 1):
+                ears.hearing.listen(sink)
+            ears.now += SLOT_S
+            ears.hearing.receiver.tick()
+    await ears.hearing.flush()
+    assert len(sink.frames) > 40
+    assert {len(frame.pcm) for frame in sink.frames} == {3840}
+
+
 async def test_a_sink_that_raises_is_reported_once_and_called_on(caplog: pytest.LogCaptureFixture) -> None:
     ears, kept, calls = Ears(), Kept(), 0
 

@@ -43,9 +43,9 @@ class StreamDecoder:
             packets = (*self._packets, turn.packet) if self._packets else (turn.packet,)
             self._packets = ()
             return HeardFrame(self.user_id, turn.slot, pcm, turn.provenance, packets, False, turn.missed)
-        return self._gather(turn, pcm)
+        return self._gather(turn, pcm, wants_pcm)
 
-    def _gather(self, turn: Turn, pcm: bytes) -> HeardFrame | None:
+    def _gather(self, turn: Turn, pcm: bytes, wants_pcm: bool) -> HeardFrame | None:
         """Cut the sound of longer and shorter packets into slots."""
         if turn.action is not Action.GO_ON:
             self._origin = turn.provenance
@@ -55,6 +55,8 @@ class StreamDecoder:
         if not turn.completes:
             return None
         sound, self._held = self._held[:FRAME_BYTES], self._held[FRAME_BYTES:]
+        if wants_pcm and len(sound) < FRAME_BYTES:  # the packet began before anybody listened
+            sound = sound.ljust(FRAME_BYTES, b"\0")
         packets, self._packets = self._packets, ()
         whole, self._whole = self._whole, b""
         return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets, turn.awaited, turn.missed, whole)
