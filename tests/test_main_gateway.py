@@ -75,7 +75,7 @@ async def test_rest_knows_the_bot_by_its_token(gateway: VoiceServer) -> None:
         assert seen[0] == seen[1] != str(ALICE)
         async with session.get(f"{gateway.api}/soundboard-default-sounds", ssl=tls) as response:
             assert await response.json() == []
-        async with session.get(f"{gateway.api}/gateway/bot", ssl=tls) as response:
+        async with session.get(f"{gateway.api}/gateway/bot", ssl=tls, headers=headers) as response:
             assert (await response.json())["url"] == gateway.gateway_url
         async with session.get(gateway.gateway_url.replace("wss", "https"), ssl=tls) as response:
             assert response.status == 426

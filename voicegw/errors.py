@@ -62,6 +62,10 @@ class SignallingError(VoiceError):
     """The main gateway gave no voice session: no permission, a full channel, or it is offline."""
 
 
+class LoginRefused(VoiceError):
+    """Discord refuses the bot's login, or what the bot asks for; the message says what to do."""
+
+
 class Kicked(VoiceError):
     """We were taken out of the voice channel: by a moderator, with the channel, or at the end of the call."""
 

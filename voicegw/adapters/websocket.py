@@ -62,8 +62,10 @@ class VoiceWebSocket:
         self._closing = False
 
     @classmethod
-    async def connect(cls, url: str, context: ssl.SSLContext, system: System = THIS_SYSTEM) -> VoiceWebSocket:
-        """Dial `url`.
+    async def connect(
+        cls, url: str, context: ssl.SSLContext, system: System = THIS_SYSTEM, peer: str = "the voice server"
+    ) -> VoiceWebSocket:
+        """Dial `url`; errors speak of `peer`.
 
         Raises:
             CertificateRefused: the server's certificate is not valid for its name.
@@ -85,7 +87,7 @@ class VoiceWebSocket:
         except BaseException as error:
             await session.close()
             if isinstance(error, Exception):
-                _translate(error)
+                _translate(error, peer)
             raise
         return cls(session, socket)
 
@@ -147,19 +149,19 @@ async def _refuse_redirect(
     raise InvalidHandshake("the voice server redirects to another host; not followed")
 
 
-def _translate(error: Exception) -> NoReturn:
+def _translate(error: Exception, peer: str) -> NoReturn:
     if isinstance(error, VoiceError):
         raise error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "not valid")
-        raise CertificateRefused(f"the voice server's certificate was refused: {reason}") from error
+        raise CertificateRefused(f"{peer}'s certificate was refused: {reason}") from error
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        raise InvalidHandshake("TLS with the voice server failed") from error
+        raise InvalidHandshake(f"TLS with {peer} failed") from error
     if isinstance(error, aiohttp.WSServerHandshakeError):
-        what = f"the voice server refused the websocket upgrade (HTTP {error.status})"
+        what = f"{peer} refused the websocket upgrade (HTTP {error.status})"
         raise InvalidHandshake(what, error.status) from error
     if isinstance(error, aiohttp.ClientError | OSError | TimeoutError):
-        raise ConnectionFailed(f"the voice server cannot be reached: {_brief(error)}") from error
+        raise ConnectionFailed(f"{peer} cannot be reached: {_brief(error)}") from error
     raise error
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import bench, check, demo, diagram, doctor, join, record, serve, simulate
+from voicegw.cli import bench, bot, check, demo, diagram, doctor, join, record, serve, simulate
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -29,6 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
     for add, run in (
         (demo.add, demo.run),
         (join.add, join.run),
+        (bot.add_play, bot.run_play),
+        (bot.add_record, bot.run_record),
         (serve.add, serve.run),
         (diagram.add, diagram.run),
         (check.add, check.run),

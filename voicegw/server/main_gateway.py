@@ -32,14 +32,23 @@ HEARTBEAT_MS = 41_250
 API = "/api/v{version:\\d+}"
 
 DISPATCH, HEARTBEAT, IDENTIFY, VOICE_STATE, RESUME, HELLO, HEARTBEAT_ACK = 0, 1, 2, 4, 6, 10, 11
-NOT_AUTHENTICATED, DECODE_ERROR = 4003, 4002
+RECONNECT, INVALID_SESSION = 7, 9
+DECODE_ERROR, NOT_AUTHENTICATED, AUTHENTICATION_FAILED, DISALLOWED_INTENTS = 4002, 4003, 4004, 4014
 
 
 class MainGateway:
-    """Logs bots in and signals for them; `bots` are those that are connected, by user id."""
+    """Logs bots in and signals for them; `bots` are those that are connected, by user id.
+
+    To be set at any time: `refuse_tokens` (401 and 4004), `refuse_intents` (4014), and the channels that bots may not
+    see, `forbidden` (403, and silence for who joins them all the same).
+    """
 
     def __init__(self, server: VoiceServer) -> None:
         self._server = server
+        self.refuse_tokens = False
+        self.refuse_intents = False
+        self.forbidden: set[int] = set()
+        self.sessions: dict[str, Bot] = {}
         self._users: dict[str, int] = {}
         self._numbers = itertools.count(900000000000000001)
         self.bots: dict[int, Bot] = {}
@@ -53,7 +62,8 @@ class MainGateway:
             web.get(f"{API}/applications/@me", self._application),
             web.get(f"{API}/soundboard-default-sounds", self._sounds),
             web.get(f"{API}/gateway", self._where),
-            web.get(f"{API}/gateway/bot", self._where),
+            web.get(f"{API}/gateway/bot", self._where_for_bots),
+            web.get(f"{API}/channels/{{channel_id:\\d+}}", self._channel),
         ]
 
     def signalling(self, user_id: int) -> LocalSignalling:
@@ -77,15 +87,13 @@ class MainGateway:
     # -- REST
 
     async def _me(self, request: web.Request) -> web.Response:
-        token = _token(request)
-        if token is None:
-            return _json({"message": "401: Unauthorized", "code": 0}, status=401)
-        return _json(user(self.user_of(token)))
+        token = self._token(request)
+        return _unauthorized() if token is None else _json(user(self.user_of(token)))
 
     async def _application(self, request: web.Request) -> web.Response:
-        token = _token(request)
+        token = self._token(request)
         if token is None:
-            return _json({"message": "401: Unauthorized", "code": 0}, status=401)
+            return _unauthorized()
         user_id = self.user_of(token)
         application = {
             "id": str(user_id),
@@ -105,9 +113,27 @@ class MainGateway:
     async def _sounds(self, request: web.Request) -> web.Response:
         return _json([])
 
+    async def _channel(self, request: web.Request) -> web.Response:
+        channel_id = int(request.match_info["channel_id"])
+        if self._token(request) is None:
+            return _unauthorized()
+        if channel_id in self.forbidden:
+            return _json({"message": "Missing Access", "code": 50001}, status=403)
+        for data in channels():
+            if data["id"] == str(channel_id):
+                return _json(data)
+        return _json({"message": "Unknown Channel", "code": 10003}, status=404)
+
+    async def _where_for_bots(self, request: web.Request) -> web.Response:
+        return _unauthorized() if self._token(request) is None else await self._where(request)
+
     async def _where(self, request: web.Request) -> web.Response:
         limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 16}
         return _json({"url": self._server.gateway_url, "shards": 1, "session_start_limit": limit})
+
+    def _token(self, request: web.Request) -> str | None:
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        return token if kind == "Bot" and token and not self.refuse_tokens else None
 
     # -- the gateway
 
@@ -170,6 +196,21 @@ class Bot:
         self._sequence += 1
         self._say(DISPATCH, data, t=name, s=self._sequence)
 
+    # -- what goes wrong, when a test says so
+
+    async def drop(self, code: int = 4000) -> None:
+        """Close the connection; the session can be resumed."""
+        await self._socket.close(code=code)
+
+    def reconnect(self) -> None:
+        """Ask the bot to come back on another connection (op 7)."""
+        self._say(RECONNECT, None)
+
+    def invalidate(self) -> None:
+        """End the session (op 9): the bot must identify anew."""
+        del self._gateway.sessions[self._session_id]
+        self._say(INVALID_SESSION, False)
+
     # -- inside
 
     async def _write(self) -> None:
@@ -196,9 +237,13 @@ class Bot:
         if op == HEARTBEAT:
             self._say(HEARTBEAT_ACK, None)
         elif op == IDENTIFY and isinstance(d, dict):
+            if self._gateway.refuse_tokens or self._gateway.refuse_intents:
+                code = AUTHENTICATION_FAILED if self._gateway.refuse_tokens else DISALLOWED_INTENTS
+                await self._socket.close(code=code)
+                return False
             self._log_in(str(d.get("token", "")).removeprefix("Bot "))
-        elif op == RESUME:
-            self._log_in(str(d.get("token", "")).removeprefix("Bot ") if isinstance(d, dict) else "", resumed=True)
+        elif op == RESUME and isinstance(d, dict):
+            self._resume(str(d.get("session_id")))
         elif not self.user_id:
             await self._socket.close(code=NOT_AUTHENTICATED)
             return False
@@ -206,18 +251,25 @@ class Bot:
             await self._voice_state(d)
         return True
 
-    def _log_in(self, token: str, *, resumed: bool = False) -> None:
-        self.user_id = self._gateway.user_of(token)
-        before = self._gateway.bots.get(self.user_id)
-        if resumed and before is not None:
-            self.signalling = before.signalling
-        else:
-            self.signalling = LocalSignalling(self._server, self.user_id)
-        self.signalling.attach(self)
-        self._gateway.bots[self.user_id] = self
-        if resumed:
-            self.dispatch("RESUMED", {})
+    def _resume(self, session_id: str) -> None:
+        before = self._gateway.sessions.get(session_id)
+        if before is None:
+            self._say(INVALID_SESSION, False)
             return
+        self._session_id, self._sequence = session_id, before._sequence
+        self.user_id, self.signalling = before.user_id, before.signalling
+        self._begin()
+        self.dispatch("RESUMED", {})
+
+    def _begin(self) -> None:
+        self.signalling.attach(self)
+        self._gateway.sessions[self._session_id] = self
+        self._gateway.bots[self.user_id] = self
+
+    def _log_in(self, token: str) -> None:
+        self.user_id = self._gateway.user_of(token)
+        self.signalling = LocalSignalling(self._server, self.user_id)
+        self._begin()
         ready = {
             "v": 10,
             "user": user(self.user_id),
@@ -236,7 +288,8 @@ class Bot:
     async def _voice_state(self, d: Mapping[str, Any]) -> None:
         channel_id = int(d["channel_id"]) if d.get("channel_id") else None
         mute, deaf = bool(d.get("self_mute")), bool(d.get("self_deaf"))
-        if channel_id is None or channel_id in CHANNEL_IDS:  # a channel that is not there is answered with silence
+        known = set(CHANNEL_IDS) - self._gateway.forbidden
+        if channel_id is None or channel_id in known:  # one that it may not join is answered with silence
             await self.signalling.update_voice_state(GUILD_ID, channel_id, self_mute=mute, self_deaf=deaf)
 
 
@@ -303,22 +356,6 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
         "mentionable": False,
         "flags": 0,
     }
-    channels: list[dict[str, Any]] = [
-        {
-            "id": str(channel_id),
-            "type": 2,
-            "guild_id": str(GUILD_ID),
-            "name": f"voice-{number}",
-            "position": number,
-            "permission_overwrites": [],
-            "bitrate": 64_000,
-            "user_limit": 0,
-            "parent_id": None,
-            "nsfw": False,
-            "rtc_region": None,
-        }
-        for number, channel_id in enumerate(CHANNEL_IDS, 1)
-    ]
     members = sorted({user_id, *(int(state["user_id"]) for state in voice_states)})
     lists = (
         "emojis",
@@ -352,10 +389,34 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
         "nsfw_level": 0,
         "preferred_locale": "en-US",
         "roles": [everyone],
-        "channels": channels,
+        "channels": channels(),
         "members": [member(present) for present in members],
         "voice_states": voice_states,
     }
+
+
+def channels() -> list[dict[str, Any]]:
+    """The guild's voice channels."""
+    return [
+        {
+            "id": str(channel_id),
+            "type": 2,
+            "guild_id": str(GUILD_ID),
+            "name": f"voice-{number}",
+            "position": number,
+            "permission_overwrites": [],
+            "bitrate": 64_000,
+            "user_limit": 0,
+            "parent_id": None,
+            "nsfw": False,
+            "rtc_region": None,
+        }
+        for number, channel_id in enumerate(CHANNEL_IDS, 1)
+    ]
+
+
+def _unauthorized() -> web.Response:
+    return _json({"message": "401: Unauthorized", "code": 0}, status=401)
 
 
 def _json(data: object, status: int = 200) -> web.Response:
@@ -371,8 +432,3 @@ def _named_user(segment: str) -> int | None:
         decoded = base64.b64decode(segment + "=" * (-len(segment) % 4), validate=True)
         return int(decoded) if decoded.isdigit() else None
     return None
-
-
-def _token(request: web.Request) -> str | None:
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if kind == "Bot" and token else None
