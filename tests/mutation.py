@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from voicegw.errors import TableError
-from voicegw.session import SESSIONS
+from voicegw.session import ALL_SESSIONS
 from voicegw.tables.check import check_table
 from voicegw.tables.load import flattened, load_table, table_names
 from voicegw.tables.machine import Engine
@@ -62,7 +62,7 @@ def survives(mutant: Mutant) -> bool:
     try:
         if check_table(mutant.table):
             return False
-        session = SESSIONS[mutant.table.machine]
+        session = ALL_SESSIONS[mutant.table.machine]
         session.table, session.engine = mutant.table, Engine(mutant.table)
     except TableError:
         return False

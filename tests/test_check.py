@@ -14,7 +14,7 @@ from voicegw.core.heartbeat import HeartbeatSession
 from voicegw.core.machine_session import MachineSession
 from voicegw.errors import TableError
 from voicegw.events import Event, JoinRequested, Stamped
-from voicegw.session import SESSIONS, Options, VoiceSession
+from voicegw.session import ALL_SESSIONS, Options, VoiceSession
 from voicegw.tables.check import CLOSE_CODES, Violation, check_all, check_table, reachable
 from voicegw.tables.flow import longest_round, rounds, way_to
 from voicegw.tables.load import flattened, load_table, parse_table, table_names, tables_directory
@@ -59,7 +59,7 @@ def is_row(event: str, source: str, guard: str | None = None) -> Callable[[Row],
 
 
 def test_all_is_proved() -> None:
-    report = check_all(SESSIONS, ATTEMPTS)
+    report = check_all(ALL_SESSIONS, ATTEMPTS)
     proof = prove(kinds=60, runs=20)
     assert (*report.violations, *proof.violations) == ()
     assert report.pairs == sum(len(table.states) * len(table.vocabulary) for table in map(load_table, table_names()))
@@ -74,7 +74,7 @@ def test_the_longest_way_is_within_the_promised_time() -> None:
         assert table.gives_up_after is not None
         assert 0 < longest_round(table, ATTEMPTS).seconds <= table.gives_up_after
     call = load_table("call")
-    assert check_all(SESSIONS, ATTEMPTS).bound_s == longest_round(call, ATTEMPTS).seconds
+    assert check_all(ALL_SESSIONS, ATTEMPTS).bound_s == longest_round(call, ATTEMPTS).seconds
     assert longest_round(call, 24).seconds > 1.9 * longest_round(call, 12).seconds
 
 
@@ -355,7 +355,7 @@ def test_wrong_words_are_refused(name: str, old: str, new: str, said: str) -> No
 
 
 def test_a_session_that_is_missing_is_found_out() -> None:
-    some: dict[str, type[MachineSession]] = {name: session for name, session in SESSIONS.items() if name != "dave"}
+    some: dict[str, type[MachineSession]] = {name: session for name, session in ALL_SESSIONS.items() if name != "dave"}
     assert [str(violation) for violation in check_all(some, ATTEMPTS).violations] == [
         "T01 dave: the table: no session carries it out"
     ]

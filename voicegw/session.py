@@ -10,18 +10,22 @@ from voicegw.core.dave import DaveSession
 from voicegw.core.gateway import GatewaySession
 from voicegw.core.heartbeat import HeartbeatSession
 from voicegw.core.machine_session import MachineSession
+from voicegw.core.main_gateway import MainGatewaySession
 from voicegw.core.shared import E2EEPolicy, Options, Shared
 from voicegw.core.speech import SpeechSession
 from voicegw.core.transport import TransportSession
 from voicegw.effects import Effect
 from voicegw.events import DeadlinePassed, Event, FrameRejected, MessagesLost, Signal, SocketClosed, Stamped
 
-__all__ = ["SESSIONS", "E2EEPolicy", "Options", "Transition", "VoiceSession"]
+__all__ = ["ALL_SESSIONS", "SESSIONS", "E2EEPolicy", "Options", "Transition", "VoiceSession"]
 
 SESSIONS: Mapping[str, type[MachineSession]] = {
     session.machine: session
     for session in (GatewaySession, HeartbeatSession, TransportSession, DaveSession, SpeechSession, CallSession)
 }
+
+# Every table's session: those of a call, and the login of a bot that has no framework.
+ALL_SESSIONS: Mapping[str, type[MachineSession]] = {**SESSIONS, MainGatewaySession.machine: MainGatewaySession}
 
 # Which machines hear a word, in the order in which they do.
 HEARERS: Mapping[str, tuple[str, ...]] = {

@@ -27,11 +27,11 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Count, find, say."""
-    from voicegw.session import SESSIONS, Options
+    from voicegw.session import ALL_SESSIONS, Options
     from voicegw.tables.check import check_all
     from voicegw.testing.prove import prove
 
-    report = check_all(SESSIONS, Options().max_attempts)
+    report = check_all(ALL_SESSIONS, Options().max_attempts)
     proof = prove(ALL_KINDS if arguments.product else KINDS, RUNS)
     violations = (*report.violations, *proof.violations)
     for violation in violations[:SHOWN]:
