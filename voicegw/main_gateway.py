@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-import aiohttp
 import yarl
 
+from voicegw.adapters.rest import get_json
 from voicegw.adapters.timers import Timers
 from voicegw.adapters.websocket import VoiceWebSocket, tls_context
 from voicegw.client import VoiceClient
@@ -158,24 +157,12 @@ class MainGateway:
     # -- REST
 
     async def _get(self, path: str) -> Mapping[str, Any]:
-        headers = {"Authorization": f"Bot {self._token.reveal()}"}
         url = self._api / path.lstrip("/")
-        try:
-            async with (
-                aiohttp.ClientSession(trust_env=False) as session,
-                session.get(url, headers=headers, ssl=self._tls, allow_redirects=False) as answer,
-            ):
-                status, body = answer.status, await answer.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionFailed(f"{url.host} cannot be reached: {type(error).__name__}") from error
+        status, data = await get_json(url, self._token, self._tls)
         if status == 401:
             raise LoginRefused("Discord does not know this bot token; copy it again from the developer portal")
         if status in (403, 404):
             raise LoginRefused(f"the bot may not see {path.lstrip('/')}, or there is no such thing")
-        try:
-            data = json.loads(body)
-        except ValueError:
-            data = None
         if status != 200 or not isinstance(data, dict):
             raise ConnectionFailed(f"{url.host} answers {path} with HTTP {status}")
         return data

@@ -1,0 +1,34 @@
+"""The little of Discord's REST API that a voice tool needs: GET, with the bot's token, over verified TLS."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from typing import Any
+
+import aiohttp
+import yarl
+
+from voicegw.errors import ConnectionFailed
+from voicegw.secret import Secret
+
+
+async def get_json(url: yarl.URL, token: Secret[str], tls: ssl.SSLContext) -> tuple[int, Any]:
+    """HTTP status and the decoded body, None where it is no JSON; redirects are not followed.
+
+    Raises:
+        ConnectionFailed: no answer.
+    """
+    headers = {"Authorization": f"Bot {token.reveal()}"}
+    try:
+        async with (
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.get(url, headers=headers, ssl=tls, allow_redirects=False) as answer,
+        ):
+            body = await answer.read()
+    except (aiohttp.ClientError, OSError) as error:
+        raise ConnectionFailed(f"{url.host} cannot be reached: {type(error).__name__}") from error
+    try:
+        return answer.status, json.loads(body)
+    except ValueError:
+        return answer.status, None
