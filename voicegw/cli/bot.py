@@ -68,7 +68,8 @@ def run_record(arguments: argparse.Namespace, console: Console) -> int:
 
 async def play(arguments: argparse.Namespace, console: Console) -> int:
     """The whole file, or what was asked of it."""
-    from voicegw.media.sources import LimitedSource, open_source
+    from voicegw.media.opening import open_source
+    from voicegw.media.sources import LimitedSource
 
     source = LimitedSource(open_source(arguments.file), arguments.seconds)
     async with in_channel(arguments, console) as client:
