@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from tests.faults.signalling import ELSEWHERE, voice_server, voice_state
+from tests.faults.worlds import in_phase
 from voicegw.errors import InvalidDeadline
-from voicegw.events import JoinRequested, VoiceServerUpdated
+from voicegw.events import JoinRequested, MainSessionLost, SocketClosed, VoiceServerUpdated
 from voicegw.secret import Secret
 from voicegw.session import Options
 from voicegw.tables.load import load_table, table_names
@@ -63,3 +67,78 @@ def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
 def test_no_two_tables_share_a_name() -> None:
     names = [name for machine in table_names() for name in load_table(machine).deadlines]
     assert len(names) == len(set(names))
+
+
+# -- every deadline of the call's table: not a moment before it, and not a moment after it
+
+UNHURRIED = Options(rejoin_after_rate_limit=True, deadlines={"dial_timeout": 1000.0, "closing_timeout": 1000.0})
+
+
+def asking_again(world: World) -> None:
+    world.advance(4.0)
+
+
+def dialling_anew(world: World) -> None:
+    world.unanswered.add("OpenSocket")
+    world.feed(voice_server("another"))
+
+
+def departing(world: World) -> None:
+    world.server(SocketClosed(1000), numbered=False)
+
+
+WAITS: dict[str, tuple[str, Callable[[World], object], float]] = {
+    "joining.asking": ("P", lambda world: None, 3.0),
+    "joining.halved": ("P", lambda world: world.feed(voice_state()), 10.0),
+    "joining.clearing": ("P", lambda world: world.advance(3.0), 1.0),
+    "joining.asking_again": ("P", asking_again, 6.0),
+    "connecting": ("D", lambda world: None, 30.0),
+    "moving.announced": ("R", lambda world: world.feed(voice_state(ELSEWHERE)), 5.0),
+    "moving.dialling": ("R", dialling_anew, 30.0),
+    "waiting.endpoint": ("E", lambda world: None, 30.0),
+    "waiting.verdict": ("R", lambda world: world.server(SocketClosed(4014), numbered=False), 5.0),
+    "waiting.server": ("R", lambda world: world.server(SocketClosed(4011), numbered=False), 5.0),
+    "waiting.backoff": ("B", lambda world: None, 1.0),
+    "waiting.cool_down": ("R", lambda world: world.server(SocketClosed(4021), numbered=False), 60.0),
+    "waiting.main_session": ("R", lambda world: world.feed(MainSessionLost()), 120.0),
+    "leaving.asked": ("C", lambda world: None, 2.0),
+    "leaving.departing": ("C", departing, 2.0),
+    "leaving.closing": ("C", lambda world: world.feed(voice_state(None)), 2.0),
+}
+
+
+def test_every_wait_of_the_call_is_tried() -> None:
+    table = load_table("call")
+    assert set(WAITS) == {name for name, state in table.states.items() if state.deadline is not None}
+    for name, (_, _, seconds) in WAITS.items():
+        assert seconds <= table.deadlines[str(table.states[name].deadline)].seconds
+
+
+@pytest.mark.parametrize("state", WAITS)
+@pytest.mark.parametrize("off_s", [-0.001, 0.0, 0.001])
+def test_a_wait_ends_at_its_deadline(state: str, off_s: float) -> None:
+    phase, bring, seconds = WAITS[state]
+    world = in_phase(phase, UNHURRIED)
+    bring(world)
+    assert world.states["call"] == state
+    deadline = str(load_table("call").states[state].deadline)
+    known = len(world.trace)
+    world.advance(seconds + off_s)
+    passed = [step for step in world.trace[known:] if step.event == deadline and step.machine == "call"]
+    assert [step.before for step in passed[:1]] == ([] if off_s < 0 else [state])
+    if off_s < 0:
+        assert world.states["call"] == state
+    else:
+        assert passed[0].at - (world.now - off_s) == pytest.approx(0.0, abs=1e-6)
+        assert passed[0].after != state
+
+
+@pytest.mark.parametrize("state", [state for state in WAITS if state != "waiting.backoff"])
+def test_a_chosen_deadline_ends_the_wait_instead(state: str) -> None:
+    phase, bring, _ = WAITS[state]
+    deadline = str(load_table("call").states[state].deadline)
+    world = in_phase(phase, replace(UNHURRIED, deadlines={**UNHURRIED.deadlines, deadline: 200.0}))
+    bring(world)
+    assert world.states["call"] == state
+    world.advance(190.0)
+    assert world.states["call"] == state

@@ -105,7 +105,7 @@ from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
-SIGNALLING_TIMEOUT_S = 2.0  # op 4 that is not out by then counts as not sent
+SIGNALLING_TIMEOUT_S = 1.5  # op 4 that is not out by then counts as not sent
 
 _log = logging.getLogger("voicegw")
 

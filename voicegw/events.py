@@ -12,10 +12,8 @@ from typing import ClassVar, Literal
 from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
-from voicegw.signalling import VoiceFlags
+from voicegw.signalling import NO_FLAGS, VoiceFlags
 from voicegw.wire.payloads import Payload
-
-NO_FLAGS = VoiceFlags()
 
 # -- the bot's wishes
 

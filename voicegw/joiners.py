@@ -47,8 +47,9 @@ class Joiners:
             if isinstance(error, VoiceError):
                 raise
             late = VoiceTimeout(f"the voice session was not ready after {timeout_s:g} s ({self._describe()})")
+            went_wrong = cause()  # giving up is what the call speaks of from then on
             self._give_up(answer, late)
-            raise late from cause()
+            raise late from went_wrong
         except asyncio.CancelledError:
             self._give_up(answer, None)
             raise

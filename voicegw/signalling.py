@@ -40,6 +40,9 @@ class VoiceFlags:
     suppress: bool = False
 
 
+NO_FLAGS = VoiceFlags()
+
+
 class SignallingReceiver(Protocol):
     """Who wants the main gateway's answers; `VoiceClient` is one."""
 

@@ -32,7 +32,7 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.signalling import Credentials, VoiceFlags
+from voicegw.signalling import NO_FLAGS, Credentials
 from voicegw.wire.endpoint import parse_endpoint
 
 BACKOFF_BASE_S = 0.5
@@ -80,7 +80,7 @@ class CallSession(MachineSession):
         # where the main gateway has us
         self.inside = False
         self.departures = 0
-        self.flags = VoiceFlags()
+        self.flags = NO_FLAGS
         self.home = 0
         # attempts
         self.asked_at = 0.0

@@ -168,6 +168,10 @@ class GatewaySession(MachineSession):
         self.shared.socket_generation += 1
         self.shared.effects.append(AbortSocket())
 
+    def stop_heart(self, event: Any) -> None:
+        """It belongs to the websocket that is dropped; media does not."""
+        self.shared.signals.append(GatewayInterrupted())
+
     def interrupt(self, event: Any) -> None:
         """The websocket is lost, the session is not."""
         self.shared.signals.append(GatewayInterrupted())
