@@ -71,9 +71,10 @@ def test_a_move_ends_ready_in_the_new_channel_in_whatever_order(
         "server": voice_server("of the move", OTHER_ENDPOINT),
     }
     for name in order:
-        world.feed(happenings[name])
         world.advance(gap_s)
-    world.until(lambda: is_ready(world), 10)
+        world.feed(happenings[name])
+    world.settle()
+    assert is_ready(world)
     world.advance(10)
     assert is_ready(world)
     assert noticed(world, Moved) == [Moved(ELSEWHERE)]

@@ -441,7 +441,7 @@ class CallSession(MachineSession):
     def _server_alone(self) -> bool:
         """Has a voice server come, and the voice state that may belong to it not yet?"""
         since = self.server_alone_since
-        return since is not None and self.shared.now - since <= self.bound("move_timeout")
+        return since is not None and self.shared.now - since <= self.bound("pair_timeout")
 
 
 def _unsent(event: SignallingFailed) -> SignallingError:
