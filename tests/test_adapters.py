@@ -17,6 +17,7 @@ from voicegw.adapters.udp import VoiceUdp
 from voicegw.adapters.websocket import MAX_FRAME_BYTES, VoiceWebSocket, check_tls_context, tls_context
 from voicegw.effects import ArmTimer
 from voicegw.errors import CertificateRefused, ConnectionClosed, ConnectionFailed, InvalidHandshake, MalformedFrame
+from voicegw.secret import Secret
 
 pytestmark = pytest.mark.loopback
 
@@ -253,7 +254,7 @@ async def test_frames_arrive_and_the_close_code_is_told(serve: Serve, trusting: 
         return peer
 
     websocket = await VoiceWebSocket.connect(await serve(talk), trusting)
-    assert [await websocket.receive(), await websocket.receive()] == ["text", b"bytes"]
+    assert [await websocket.receive(), await websocket.receive()] == [Secret("text"), b"bytes"]
     await websocket.send("answer")
     await websocket.send(b"answer")
     with pytest.raises(ConnectionClosed) as caught:
@@ -275,7 +276,9 @@ async def test_a_frame_above_the_limit_ends_the_connection(serve: Serve, trustin
         return peer
 
     websocket = await VoiceWebSocket.connect(await serve(flood), trusting)
-    assert len(await websocket.receive()) == MAX_FRAME_BYTES - 1
+    received = await websocket.receive()
+    assert isinstance(received, Secret)
+    assert len(received.reveal()) == MAX_FRAME_BYTES - 1
     with pytest.raises((ConnectionClosed, MalformedFrame)):
         await websocket.receive()
     await websocket.release()

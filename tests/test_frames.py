@@ -92,9 +92,11 @@ def test_client_messages_have_the_known_shape(name: str, built: Any) -> None:
 
 
 def test_identify_names_the_channel_only_when_asked() -> None:
-    plain = frames.identify(1, 2, Secret("s"), Secret("t"), 1)
-    named = frames.identify(1, 2, Secret("s"), Secret("t"), 1, channel_id=3)
-    assert plain == {"server_id": "1", "user_id": "2", "session_id": "s", "token": "t", "max_dave_protocol_version": 1}
+    session_id, token = Secret("s"), Secret("t")
+    plain = frames.identify(1, 2, session_id, token, 1)
+    named = frames.identify(1, 2, session_id, token, 1, channel_id=3)
+    secrets = {"session_id": session_id, "token": token}
+    assert plain == {"server_id": "1", "user_id": "2", **secrets, "max_dave_protocol_version": 1}
     assert named == plain | {"channel_id": "3"}
 
 

@@ -41,6 +41,7 @@ from voicegw.events import (
     Stamped,
 )
 from voicegw.kokoro import Kokoro
+from voicegw.secret import Secret
 from voicegw.wire import frames
 from voicegw.wire.endpoint import parse_endpoint
 from voicegw.wire.opcodes import Opcode
@@ -238,7 +239,7 @@ class DiscordGatewayVoice:
             channel_id=credentials.channel_id if self.client.names_channel else None,
         )
         if self._alive:
-            self._outbox.identify(frames.encode_text(Opcode.IDENTIFY, data))
+            self._outbox.identify(frames.encode_secret_text(Opcode.IDENTIFY, data))
 
     def _resume(self, seq_ack: int | None = None) -> None:
         """Op 7; without `seq_ack` the last number seen."""
@@ -246,7 +247,7 @@ class DiscordGatewayVoice:
         last = self.client.session.shared.sequence.last if seq_ack is None else seq_ack
         data = frames.resume(credentials.guild_id, credentials.session_id, credentials.token, last)
         if self._alive:
-            self._outbox.resume(frames.encode_text(Opcode.RESUME, data))
+            self._outbox.resume(frames.encode_secret_text(Opcode.RESUME, data))
 
     def _select_protocol(self, ip: str, port: int, mode: str | None = None) -> None:
         """Op 1 with our public address; without `mode` the chosen one."""
@@ -295,11 +296,11 @@ class DiscordGatewayVoice:
             return True
         return self._received_message(message, generation)
 
-    def _received_message(self, message: str | bytes, generation: int | None = None) -> bool:
+    def _received_message(self, message: str | Secret[str] | bytes, generation: int | None = None) -> bool:
         """Decode one frame and feed it to the machines; True when the connection must end, which no frame asks for."""
         stamp = self._generation if generation is None else generation
         try:
-            decoded = frames.decode_text(message) if isinstance(message, str) else frames.decode_binary(message)
+            decoded = frames.decode_binary(message) if isinstance(message, bytes) else frames.decode_text(message)
         except MalformedFrame as error:
             self._feed(stamp, FrameRejected(error.op), error.seq)
             return False

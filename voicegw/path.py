@@ -80,6 +80,7 @@ class MediaPath:
     def use_key(self, effect: UseKey) -> None:
         """Encrypt and decrypt with this key; the same key again changes nothing."""
         if self._key != effect:
+            self._wipe()
             self._key = effect
             cipher = TransportCipher(effect.mode, effect.secret_key)
             self._sender.configure(cipher, effect.ssrc, None if self._udp is None else self._udp.send)
@@ -87,9 +88,15 @@ class MediaPath:
 
     def drop_key(self) -> None:
         """The session is over."""
-        self._key = None
+        self._wipe()
         self._sender.drop()
         self._receiver.drop_key()
+
+    def _wipe(self) -> None:
+        """Our own copy of the key; the ciphers have theirs."""
+        key, self._key = self._key, None
+        if key is not None:
+            key.secret_key.wipe()
 
     def _tell(self, event: Event) -> None:
         self._feed(Stamped("udp", self._generation, event))

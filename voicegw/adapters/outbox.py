@@ -11,7 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-Frame = str | bytes
+from voicegw.secret import Secret
+
+Frame = str | bytes | Secret[str]
 
 WINDOW_S = 10.0
 FRAMES_A_WINDOW = 60

@@ -20,6 +20,7 @@ from voicegw.errors import (
     MalformedFrame,
     VoiceError,
 )
+from voicegw.secret import Secret
 
 MAX_FRAME_BYTES = 1 << 20
 NORMAL, NO_STATUS = 1000, 1005  # RFC 6455; the second is what a close frame without a code means
@@ -72,6 +73,7 @@ class VoiceWebSocket:
             InvalidHandshake: TLS or the upgrade failed; redirects are not followed.
             ConnectionFailed: no address, refused, unreachable.
         """
+        check_tls_context(context)  # once more: it may have been changed since
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
         connector = aiohttp.TCPConnector(socket_factory=system.tcp_socket, resolver=aiohttp.ThreadedResolver())
@@ -91,8 +93,8 @@ class VoiceWebSocket:
             raise
         return cls(session, socket)
 
-    async def receive(self) -> str | bytes:
-        """The next frame.
+    async def receive(self) -> Secret[str] | bytes:
+        """The next frame; a text frame may have a key in it, and is given out as a secret.
 
         Raises:
             ConnectionClosed: there is none; `code` is the close code: the peer's, or ours where the peer broke the
@@ -100,8 +102,10 @@ class VoiceWebSocket:
             MalformedFrame: a frame that is neither text nor binary.
         """
         message = await self._socket.receive()
-        if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
-            data: str | bytes = message.data
+        if message.type is aiohttp.WSMsgType.TEXT:
+            return Secret(message.data)
+        if message.type is aiohttp.WSMsgType.BINARY:
+            data: bytes = message.data
             return data
         if message.type is aiohttp.WSMsgType.CLOSE:
             if not self._closing:
@@ -113,7 +117,7 @@ class VoiceWebSocket:
             raise ConnectionClosed(self._socket.close_code, "the voice websocket broke")
         raise MalformedFrame("a websocket frame that is neither text nor binary")
 
-    async def send(self, frame: str | bytes) -> None:
+    async def send(self, frame: str | bytes | Secret[str]) -> None:
         """Send one frame.
 
         Raises:
@@ -122,7 +126,9 @@ class VoiceWebSocket:
         if self._closing:
             raise ConnectionClosed(None, "the voice websocket is closing")
         try:
-            if isinstance(frame, str):
+            if isinstance(frame, Secret):
+                await self._socket.send_str(frame.reveal())
+            elif isinstance(frame, str):
                 await self._socket.send_str(frame)
             else:
                 await self._socket.send_bytes(frame)

@@ -131,9 +131,9 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def counter(self, key: bytes, direction: Direction = "client") -> NonceCounter:
+    def counter(self, key: Secret[bytes], direction: Direction = "client") -> NonceCounter:
         """The one counter of this key and direction. The client counts from the middle, the server from 0."""
-        name = (hashlib.sha256(key).digest(), direction)
+        name = (hashlib.sha256(key.view()).digest(), direction)
         with self._lock:
             counter = self._counters.pop(name, None)
             if counter is None:
@@ -160,22 +160,26 @@ class TransportCipher:
         Raises:
             NoCommonMode: the mode is not one of the live ones.
         """
-        key = secret_key.reveal()
         self.mode = mode
         self._encrypt: Callable[[bytes, bytes, bytes], bytes]
         self._decrypt: Callable[[bytes, bytes, bytes], bytes]
         if mode == AES_256_GCM:
-            gcm = AESGCM(key)
+            gcm = AESGCM(secret_key.view())  # OpenSSL keeps the only other copy, and cleans it
             self._padding = bytes(8)
             self._encrypt = gcm.encrypt
             self._decrypt = gcm.decrypt
         elif mode == XCHACHA20_POLY1305:
             self._padding = bytes(20)
-            self._encrypt = lambda nonce, data, aad: crypto_aead_xchacha20poly1305_ietf_encrypt(data, aad, nonce, key)
-            self._decrypt = lambda nonce, data, aad: crypto_aead_xchacha20poly1305_ietf_decrypt(data, aad, nonce, key)
+            key = Secret(secret_key.reveal())  # in no variable: what fails may be shown with all of them
+            self._encrypt = lambda nonce, data, aad: crypto_aead_xchacha20poly1305_ietf_encrypt(
+                data, aad, nonce, key.reveal()
+            )
+            self._decrypt = lambda nonce, data, aad: crypto_aead_xchacha20poly1305_ietf_decrypt(
+                data, aad, nonce, key.reveal()
+            )
         else:
             raise NoCommonMode(f"{mode!a} is no encryption mode that we know")
-        self.counter = keys.counter(key, direction)
+        self.counter = keys.counter(secret_key, direction)
         self._spend = self.counter.spend
 
     @property

@@ -89,8 +89,8 @@ class SequenceCounter:
 # -- decode
 
 
-def decode_text(text: str) -> Message:
-    """Decode one text frame.
+def decode_text(text: str | Secret[str]) -> Message:
+    """Decode one text frame; a key in it comes out as a `Secret`.
 
     Raises:
         MalformedFrame: and nothing else; its `op` and `seq` are set where they could be read.
@@ -132,20 +132,23 @@ def decode_binary(data: bytes) -> Message:
         raise MalformedFrame(str(error), op, seq) from error
 
 
-def read_envelope(text: str) -> dict[str, Any]:
+def read_envelope(text: str | Secret[str]) -> dict[str, Any]:
     """The object of a text frame, from either side; `op` is there and is an integer.
 
     Raises:
         MalformedFrame: not JSON, not an object, no opcode, or beyond the limits.
     """
-    if len(text) > MAX_FRAME_BYTES:
+    if (len(text) if isinstance(text, str) else len(text.reveal())) > MAX_FRAME_BYTES:
         raise MalformedFrame("a frame above 1 MiB")
+    data, wrong = None, ""
     try:
-        data = _DECODER.decode(text)
-    except MalformedFrame:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MalformedFrame("a text frame that is not JSON") from error
+        data = _DECODER.decode(text if isinstance(text, str) else text.reveal())
+    except MalformedFrame as error:
+        wrong = str(error)
+    except (ValueError, RecursionError):
+        wrong = "a text frame that is not JSON"
+    if wrong:
+        raise MalformedFrame(wrong)  # not "from" the decoder's: that one holds the frame
     if not isinstance(data, dict):
         raise MalformedFrame("a text frame that is not an object")
     _check_size(data, MAX_DEPTH)
@@ -176,10 +179,18 @@ def _constant(word: str) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
+    fields = {name: _sealed(name, value) for name, value in pairs}
     if len(fields) != len(pairs):
         raise MalformedFrame("a text frame with a key that is there twice")
     return fields
+
+
+def _sealed(name: str, value: Any) -> Any:
+    """A transport key becomes a secret as soon as it is read."""
+    if name == "secret_key" and isinstance(value, list):
+        octets = all(type(octet) is int and 0 <= octet < 256 for octet in value)
+        return Secret(bytes(value)) if octets else None
+    return value
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant, object_pairs_hook=_object)
@@ -189,13 +200,24 @@ _DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant, object
 
 
 def encode_json(data: object) -> str:
-    """Compact JSON."""
-    return json.dumps(data, separators=(",", ":"))
+    """Compact JSON; secrets are revealed in it."""
+    return json.dumps(data, separators=(",", ":"), default=_revealed)
+
+
+def _revealed(value: object) -> object:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def encode_text(op: int, d: object) -> str:
     """One text frame of a client."""
     return encode_json({"op": int(op), "d": d})
+
+
+def encode_secret_text(op: int, d: object) -> Secret[str]:
+    """One text frame of a client that has secrets in it."""
+    return Secret(encode_text(op, d))
 
 
 def encode_binary(op: int, payload: bytes) -> bytes:
@@ -215,8 +237,8 @@ def identify(
     data: dict[str, object] = {
         "server_id": str(server_id),
         "user_id": str(user_id),
-        "session_id": session_id.reveal(),
-        "token": token.reveal(),
+        "session_id": session_id,
+        "token": token,
         "max_dave_protocol_version": max_dave_protocol_version,
     }
     if channel_id is not None:
@@ -228,8 +250,8 @@ def resume(server_id: int, session_id: Secret[str], token: Secret[str], seq_ack:
     """`d` of op 7."""
     return {
         "server_id": str(server_id),
-        "session_id": session_id.reveal(),
-        "token": token.reveal(),
+        "session_id": session_id,
+        "token": token,
         "seq_ack": seq_ack,
     }
 

@@ -307,16 +307,12 @@ def _ready(d: Any) -> Payload:
 def _session_description(d: Any) -> Payload:
     fields = _mapping(d)
     key = fields.get("secret_key")
-    if (
-        not isinstance(key, list)
-        or len(key) != KEY_BYTES
-        or not all(_is_int(octet) and 0 <= octet < 256 for octet in key)
-    ):
+    if not isinstance(key, Secret) or len(key.view()) != KEY_BYTES:
         raise MalformedFrame("the Session Description's key is not 32 bytes")
     version = fields.get("dave_protocol_version")
     return SessionDescriptionReceived(
         mode=_text(fields, "mode"),
-        secret_key=Secret(bytes(key)),
+        secret_key=key,
         dave_protocol_version=0 if version is None else _number(fields, "dave_protocol_version", U16),
     )
 
