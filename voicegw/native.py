@@ -6,10 +6,12 @@ file there would be asked to encrypt for us.
 
 from __future__ import annotations
 
+import ctypes.util
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -41,6 +43,18 @@ def find_package(name: str) -> ModuleSpec | None:
         return None
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location and spec.origin else [])]
     return spec if places and all(is_trusted(place) for place in places) else None
+
+
+def find_library(name: str) -> str | None:
+    """The system's library of that name, as the loader wants it; None where the loader would take another one."""
+    found = ctypes.util.find_library(name)
+    if found is None or os.path.dirname(found):
+        return found if found is None or is_trusted(found) else None
+    searched = os.environ.get("LD_LIBRARY_PATH")
+    for place in searched.split(":") if searched is not None else ():
+        if not is_trusted(os.path.join(place or ".", found)) and os.path.exists(os.path.join(place or ".", found)):
+            return None
+    return found
 
 
 @functools.cache

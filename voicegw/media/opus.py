@@ -24,6 +24,7 @@ from typing import Any, Final, Literal
 
 from voicegw.errors import NotAudio, OpusNotFound
 from voicegw.media.opus_packets import FRAME_SAMPLES, MAX_FRAME_BYTES, MAX_FRAME_SAMPLES
+from voicegw.native import find_library, find_package
 
 SAMPLE_RATE: Final = 48_000
 FRAME_BYTES: Final = 3840
@@ -84,7 +85,7 @@ class _ApiFinder(importlib.abc.MetaPathFinder):
 
 
 def _package_folder(package: str) -> Path | None:
-    spec = importlib.util.find_spec(package)
+    spec = find_package(package)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations))).resolve()
@@ -97,7 +98,7 @@ def _candidates() -> Iterator[str]:
         for file in sorted((folder / "_native").glob("*opus*")):
             if file.suffix in _LIBRARY_SUFFIXES:
                 yield str(file)
-    system = ctypes.util.find_library("opus")
+    system = find_library("opus")
     if system is not None:
         yield system
     folder = _package_folder("av")

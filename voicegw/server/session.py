@@ -32,11 +32,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One outgoing message, numbered or not."""
+    """One outgoing message, numbered or not; it may have a key in it, so its content is not shown."""
 
     op: int
     seq: int | None
-    content: str | bytes
+    content: str | bytes = field(repr=False)
 
 
 @dataclass(slots=True, eq=False)

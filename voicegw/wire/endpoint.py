@@ -19,6 +19,16 @@ DISCORD_SUFFIX = ".discord.media"
 DEFAULT_PORT = 443
 MAX_ENDPOINT = 300
 
+# What Python calls global and is not, or leads to an IPv4 address that may be an inner one: of IPv6 only 2000::/3 is
+# given out, and in it are 6to4 (2002::/16), benchmarks and identifiers (2001::/23), documentation (3fff::/20).
+_NOT_GLOBAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("::/3", "4000::/2", "8000::/1", "2001::/23", "2002::/16", "3fff::/20"),
+        *("192.0.0.0/24", "192.88.99.0/24"),
+    )
+)
+
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
@@ -44,7 +54,8 @@ def parse_endpoint(endpoint: str, allowed_hosts: Collection[str] = ()) -> Endpoi
     host, port_text = _split(text)
     allowed = {_normal(name) for name in allowed_hosts}
     normal = _normal(host)
-    if normal not in allowed and not (normal.endswith(DISCORD_SUFFIX) and _NAME.match(normal)):
+    discords = host.isascii() and normal.endswith(DISCORD_SUFFIX) and _NAME.match(normal)
+    if normal not in allowed and not discords:
         raise InvalidEndpoint(
             f"{_shown(host)} is not a voice server of Discord; allowed_hosts permits a server of your own"
         )
@@ -72,9 +83,9 @@ def check_media_address(ip: str, allow_private: bool) -> ipaddress.IPv4Address |
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     judged = mapped or address
     if judged.is_unspecified or judged.is_multicast or (judged.is_reserved and judged.version == 4):
-        raise InvalidEndpoint(f"{ip} is not a unicast address")
-    if not allow_private and not judged.is_global:
-        raise InvalidEndpoint(f"{ip} is not a global address")
+        raise InvalidEndpoint(f"{_shown(ip)} is not a unicast address")
+    if not allow_private and (not judged.is_global or any(judged in network for network in _NOT_GLOBAL)):
+        raise InvalidEndpoint(f"{_shown(ip)} is not a global address")
     return address
 
 
