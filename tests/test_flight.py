@@ -15,13 +15,14 @@ from tests.test_cli import Done, call, finish, joining, running, serving
 from voicegw.core.heartbeat import HeartbeatSession
 from voicegw.effects import SendHeartbeat
 from voicegw.errors import EventNotAllowed
-from voicegw.events import Event, SocketClosed, Stamped
-from voicegw.flight import FlightRecorder, NotARecord, read_record, replay
+from voicegw.events import Event, SocketClosed, SpeechStarted, Stamped
+from voicegw.flight import KEPT_BYTES, FlightRecorder, NotARecord, read_record, replay
 from voicegw.server import VoiceServer
 from voicegw.session import Options, Transition
 from voicegw.testing.chaos import Chaos
 from voicegw.testing.world import GUILD, USER, World
 from voicegw.why import explain, why
+from voicegw.wire.payloads import ClientsConnected, TransitionPrepared
 
 
 def recorded(world: World, kept: int = 5000) -> FlightRecorder:
@@ -66,7 +67,14 @@ def test_any_run_can_be_run_again(seed: int, tmp_path_factory: pytest.TempPathFa
     assert len(record.entries) > 3
     assert record.options == chaos.world.options
     assert replay(record) is None
-    assert len(list(explain(record))) == sum(len(entry.steps) for entry in record.entries)
+    told = list(explain(record))
+    steps = [step for entry in record.entries for step in entry.steps]
+    assert 3 < len(told) <= len(steps) + len(record.entries)
+    for step in steps:
+        machine, _, rest = step.partition(": ")
+        if machine not in ("heartbeat", "transport"):
+            after = rest.rpartition("--> ")[2]
+            assert any(machine in line and after in line for line in told)
     text = path.read_text(encoding="utf-8")
     for secret in ("token ", "other ", "moved ", "\\u0000"):
         assert secret not in text
@@ -104,6 +112,46 @@ def test_only_the_last_events_are_kept(tmp_path: Path) -> None:
     assert "not in this record" in next(iter(explain(record)))
     with pytest.raises(NotARecord, match="dropped"):
         replay(record)
+
+
+def test_a_record_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    world = World()
+    recorder = recorded(world)
+    world.join()
+    for number in range(200):
+        world.server(ClientsConnected(tuple(range(10**18 + number * 10_000, 10**18 + number * 10_000 + 9_000))))
+    assert sum(map(len, recorder.lines())) < KEPT_BYTES + 10_000
+    assert recorder.dropped > 100
+    recorder.save(tmp_path / "record.jsonl")
+    assert len(read_record(tmp_path / "record.jsonl").entries) > 10
+
+
+def test_our_address_is_not_in_a_record() -> None:
+    world = World()
+    recorder = recorded(world)
+    world.join()
+    text = "\n".join(recorder.lines())
+    assert "IpDiscovered" in text
+    assert "203.0.113.7" not in text
+
+
+def test_a_quiet_hour_is_told_in_a_few_lines_and_an_end_with_its_code(tmp_path: Path) -> None:
+    world = World()
+    recorder = recorded(world)
+    world.join()
+    world.advance(600)
+    world.server(SocketClosed(4006), numbered=False)
+    world.advance(600)
+    world.server(SocketClosed(None), numbered=False)
+    world.settle()
+    recorder.save(tmp_path / "record.jsonl")
+    record = read_record(tmp_path / "record.jsonl")
+    told = list(explain(record))
+    assert len(record.entries) > 250
+    assert len(told) < 100
+    assert sum("heartbeats and keepalives, in 59" in line for line in told) == 2
+    assert any("[code 4006]" in line for line in told)
+    assert any("[without a close frame]" in line for line in told)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +211,11 @@ async def test_the_command_line_records_replays_and_explains(tmp_path: Path) -> 
     assert done["replay"].code == 0, done["replay"].err
     assert done["replay"].result["difference"] is None
     assert done["explain"].result["steps"] > 15
-    assert "call       join_requested (the bot wants to be in a channel); idle > joining.asking" in done["explain"].err
+    asked = (
+        f"call       join_requested (the bot wants to be in a channel) [channel_id {CHANNEL}]; idle > joining.asking"
+    )
+    assert asked in done["explain"].err
+    assert "policy 'require'" in done["explain"].err.splitlines()[0]
     lines = path.read_text(encoding="utf-8").splitlines()
     changed = [line for line in lines if "ready_received" not in line]
     path.write_text("\n".join(changed), encoding="utf-8")
@@ -204,6 +256,26 @@ def test_a_call_says_what_it_waits_for() -> None:
     assert said.startswith("dave waiting.group for 7.0 s")
     assert explained(lambda world: world.join()) == "it waits for nothing"
     assert explained(lambda world: None) == "it waits for nothing"
+
+
+def test_a_call_that_is_held_says_why_nobody_hears_it() -> None:
+    def alone(world: World) -> None:
+        world.others = ()
+        world.join()
+        world.feed(SpeechStarted())
+        world.advance(60)
+
+    said = explained(alone)
+    assert said.startswith("dave waiting.alone for 59.8 s: nobody else is in the call")
+    assert "missing: clients_connected (op 11)" in said
+    assert said.endswith("until then nothing leaves; then what there is to say is heard")
+
+    def refused(world: World) -> None:
+        world.join()
+        world.feed(SpeechStarted())
+        world.server(TransitionPrepared(0, 7))
+
+    assert explained(refused).startswith("dave refused for 0.0 s: the server announced version 0 against our policy")
 
 
 def test_a_resuming_call_says_so() -> None:

@@ -4,7 +4,8 @@
     {"at": 12.345, "event": {...}, "steps": [...], "effects": [...]}          one line an event
 
 A secret becomes a number: the same secret the same number, so that a replay can tell them apart and nobody can read
-them. MLS bytes become their length and a digest.
+them. MLS bytes become their length and a digest, and our own public address one that is nobody's: a record can be
+shown to others. What the ids tell stays in it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from voicegw.wire import payloads
 
 FORMAT = 1
 KEPT_EVENTS = 5000
+KEPT_BYTES = 4 << 20
+NOBODYS_ADDRESS = "192.0.2.1"
 
 CLASSES: Mapping[str, type] = {
     name: value
@@ -57,7 +60,10 @@ class Entry:
 
 
 class FlightRecorder:
-    """Keeps the last events of one call. `note` is called by the client after each event; `save` writes them down."""
+    """Keeps the last events of one call, `kept` of them and 4 MiB at most.
+
+    `note` is called by the client after each event; `save` writes them down.
+    """
 
     def __init__(self, user_id: int, guild_id: int, options: Options, kept: int = KEPT_EVENTS) -> None:
         self._head = {
@@ -66,7 +72,9 @@ class FlightRecorder:
             "guild_id": guild_id,
             "options": dataclasses.asdict(options),
         }
-        self._lines: deque[dict[str, object]] = deque(maxlen=kept)
+        self._lines: deque[str] = deque()
+        self._kept = kept
+        self._bytes = 0
         self._writer = _Writer()
         self._steps: list[str] = []
         self.dropped = 0
@@ -77,9 +85,7 @@ class FlightRecorder:
 
     def note(self, at: float, event: Event | Stamped, effects: Iterable[Effect]) -> None:
         """One event is done."""
-        if len(self._lines) == self._lines.maxlen:
-            self.dropped += 1
-        self._lines.append(
+        line = json.dumps(
             {
                 "at": at,  # to the last bit: timers are told apart by it
                 "event": self._writer.write(event),
@@ -88,12 +94,16 @@ class FlightRecorder:
             }
         )
         self._steps = []
+        self._lines.append(line)
+        self._bytes += len(line)
+        while len(self._lines) > self._kept or self._bytes > KEPT_BYTES:
+            self._bytes -= len(self._lines.popleft())
+            self.dropped += 1
 
     def lines(self) -> Iterator[str]:
         """The record, head first; `dropped` says how many events are missing after it."""
         yield json.dumps({**self._head, "dropped": self.dropped})
-        for line in self._lines:
-            yield json.dumps(line)
+        yield from self._lines
 
     def save(self, path: str | Path) -> None:
         """Write the record."""
@@ -109,6 +119,11 @@ class Record:
     options: Options
     entries: tuple[Entry, ...]
     dropped: int
+
+    @property
+    def lasted_s(self) -> float:
+        """From the first event that was kept to the last."""
+        return self.entries[-1].at - self.entries[0].at if self.entries else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +205,17 @@ class _Writer:
     """Turns events into JSON; secrets into numbers."""
 
     def __init__(self) -> None:
-        self._secrets: dict[Secret[Any], int] = {}
+        self._numbers: dict[bytes, int] = {}
 
     def write(self, value: object) -> object:
+        if isinstance(value, events.IpDiscovered):
+            value = dataclasses.replace(value, address=NOBODYS_ADDRESS)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: self.write(getattr(value, field.name)) for field in dataclasses.fields(value)}
             return {"$": type(value).__name__, **fields}
         if isinstance(value, Secret):
             kind = "bytes" if isinstance(value.reveal(), bytes) else "str"
-            return {"$": "Secret", "kind": kind, "number": self._secrets.setdefault(value, len(self._secrets) + 1)}
+            return {"$": "Secret", "kind": kind, "number": self._number(value)}
         if isinstance(value, bytes):
             return {"$": "bytes", "length": len(value), "digest": hashlib.sha256(value).hexdigest()[:16]}
         if isinstance(value, VoiceError):
@@ -207,6 +224,10 @@ class _Writer:
         if isinstance(value, tuple | list):
             return [self.write(item) for item in value]
         return value
+
+    def _number(self, secret: Secret[Any]) -> int:
+        """By its digest: a record does not keep a secret alive."""
+        return self._numbers.setdefault(secret.digest(), len(self._numbers) + 1)
 
 
 def _read(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -30,6 +31,10 @@ class Secret(Generic[T]):
     def view(self) -> memoryview:
         """The bytes where they are, for a library that takes a key without a copy of ours."""
         return memoryview(self._value)
+
+    def digest(self) -> bytes:
+        """SHA-256 of it, to know it again by; a guessable secret can be guessed from it."""
+        return hashlib.sha256(_as_bytes(self._value)).digest()
 
     def wipe(self) -> None:
         """The secret is not needed any more: it is empty from here on, its bytes are zeros."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from voicegw.core.machine_session import MachineSession
-from voicegw.flight import Record
+from voicegw.events import Event, SocketClosed, Stamped
+from voicegw.flight import Entry, Record
 from voicegw.session import Transition, VoiceSession
 from voicegw.tables.load import load_table
 from voicegw.tables.model import Table
 
 AT_WORK = "R"  # the phase of states in which the call does its work; their deadlines are its pulse, not a wait
 SHOWN = 5
+TOLD = frozenset(
+    {"channel_id", "code", "error", "reason", "user_ids", "user_id", "transition_id", "protocol_version"}
+    | {"dave_protocol_version", "epoch", "what", "op"}
+)
+PULSE = frozenset({"beat_due", "heartbeat_acked", "keepalive_due", "path_heard", "path_unheard"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,8 @@ class Why:
     """What a call waits for. Times in seconds; `state` is None and the rest empty where it waits for nothing.
 
     `seen` are the last things that happened to the machine that waits, `missing` what would move it on, `cause` what
-    it means when that does not come, `next` what happens then, `in_s` seconds from now.
+    it means when that does not come, `next` what happens then, `in_s` seconds from now; None where nothing happens
+    by itself.
     """
 
     state: str | None = None
@@ -30,7 +37,7 @@ class Why:
     missing: tuple[str, ...] = ()
     cause: str = ""
     next: str = ""
-    in_s: float = 0.0
+    in_s: float | None = None
 
     def __str__(self) -> str:
         if self.state is None:
@@ -38,7 +45,10 @@ class Why:
         lines = [f"{self.state} for {self.since_s:.1f} s: {self.waits_for}"]
         lines += [f"  seen: {what}" for what in self.seen]
         lines += [f"  missing: {what}" for what in self.missing]
-        lines.append(f"  in {self.in_s:.1f} s: {self.cause}; then {self.next}")
+        if self.in_s is None:
+            lines.append(f"  until then {self.cause}; then {self.next}")
+        else:
+            lines.append(f"  in {self.in_s:.1f} s: {self.cause}; then {self.next}")
         return "\n".join(lines)
 
 
@@ -49,43 +59,95 @@ def why(session: VoiceSession, history: Iterable[Transition], now: float) -> Why
         return Why()
     table = machine.table
     state = table.states[machine.state]
-    assert state.deadline is not None
     steps = [step for step in history if step.machine == machine.machine]
     entered = next((step.at for step in reversed(steps) if step.before != step.after), now)
+    deadline = state.deadline
     return Why(
         state=f"{machine.machine} {machine.state}",
         since_s=now - entered,
         waits_for=state.text,
         seen=tuple(f"{_word(table, step.event)} ({now - step.at:.1f} s ago)" for step in steps[-SHOWN:]),
         missing=tuple(_awaited(table, machine.state)),
-        cause=table.deadlines[state.deadline].text,
-        next=_after(table, machine.state, state.deadline),
-        in_s=max(0.0, session.shared.timers[state.deadline] - now),
+        cause="nothing leaves" if deadline is None else table.deadlines[deadline].text,
+        next="what there is to say is heard" if deadline is None else _after(table, machine.state, deadline),
+        in_s=None if deadline is None else max(0.0, session.shared.timers[deadline] - now),
     )
 
 
 def explain(record: Record) -> Iterator[str]:
-    """A flight record in words, a line a step."""
+    """A flight record in words: a line a step, with what the event brought; the pulse of a quiet call in one line."""
     begin = record.entries[0].at if record.entries else 0.0
     if record.dropped:
         yield f"(the first {record.dropped} events are not in this record)"
+    pulse: list[Entry] = []
     for entry in record.entries:
+        if _is_pulse(entry):
+            pulse.append(entry)
+            continue
+        yield from _beats(pulse, begin)
+        pulse = []
+        detail = _detail(entry.event)
+        if not entry.steps:
+            yield f"{entry.at - begin:10.3f} s  {'':9}  {_name(entry.event)}{detail}; nobody minds it in these states"
         for step in entry.steps:
-            machine, _, rest = step.partition(": ")
-            before, event, after = rest.replace("-->", "--").split("--")
+            machine, before, event, after = _parts(step)
             table = load_table(machine)
-            before, event, after = before.strip(), event.strip(), after.strip()
             moved = f"{before} > {after}: {table.states[after].text}" if before != after else f"stays {after}"
-            yield f"{entry.at - begin:10.3f} s  {machine:9}  {_word(table, event)}; {moved}"
+            yield f"{entry.at - begin:10.3f} s  {machine:9}  {_word(table, event)}{detail}; {moved}"
+            detail = ""
+    yield from _beats(pulse, begin)
+
+
+def _parts(step: str) -> tuple[str, str, str, str]:
+    machine, _, rest = step.partition(": ")
+    before, event, after = rest.replace("-->", "--").split("--")
+    return machine, before.strip(), event.strip(), after.strip()
+
+
+def _is_pulse(entry: Entry) -> bool:
+    """Heartbeats that are answered and keepalives: nothing but the time that passes."""
+    if not entry.steps:
+        return _name(entry.event) in PULSE
+    for step in entry.steps:
+        machine, before, event, after = _parts(step)
+        if event not in PULSE or (machine == "transport" and before != after) or "overdue" in before + after:
+            return False
+    return True
+
+
+def _beats(pulse: list[Entry], begin: float) -> Iterator[str]:
+    if pulse:
+        lasted = pulse[-1].at - pulse[0].at
+        yield f"{pulse[0].at - begin:10.3f} s  {'':9}  ({len(pulse)} heartbeats and keepalives, in {lasted:.0f} s)"
+
+
+def _name(event: object) -> str:
+    return str(getattr(getattr(event, "event", event), "name", ""))
+
+
+def _detail(event: Event | Stamped) -> str:
+    """What an event brought, where people want to know it."""
+    inner = getattr(event, "event", event)
+    found = [
+        f"{field.name} {value}"
+        for field in fields(inner)
+        if field.name in TOLD and (value := getattr(inner, field.name)) not in (None, "", ())
+    ]
+    if isinstance(inner, SocketClosed) and inner.code is None:
+        found.append("without a close frame")
+    return f" [{', '.join(found)}]" if found else ""
 
 
 def _who_waits(session: VoiceSession) -> MachineSession | None:
-    """The machine nearest to the cause: the websocket before the group, the group before the membership."""
+    """The machine nearest to the cause: the websocket before the group, the group before the membership.
+
+    A group that rests is waited for, too, where there is something to say and nobody may hear it.
+    """
     for machine in (session.gateway, session.dave, session.call):
         state = machine.table.states[machine.state]
         if state.deadline is not None and state.phase != AT_WORK:
             return machine
-    return None
+    return session.dave if session.speech.state.startswith("held") and session.gateway.state == "ready" else None
 
 
 def _awaited(table: Table, name: str) -> Iterator[str]:

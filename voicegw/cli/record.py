@@ -39,12 +39,15 @@ def run_replay(arguments: argparse.Namespace, console: Console) -> int:
         console.say(f"{len(record.entries)} events, no difference")
         console.result({"ok": True, "events": len(record.entries), "difference": None})
         return 0
-    console.say(f"event {difference.number} differs: {difference.entry.event}")
+    inner = getattr(difference.entry.event, "event", difference.entry.event)
+    at_s = difference.entry.at - record.entries[0].at
+    console.say(f"event {difference.number} of {len(record.entries)}, {at_s:.3f} s after the first, differs: {inner}")
     console.say(f"  recorded: {', '.join(difference.recorded) or 'nothing'}")
     console.say(f"  today:    {', '.join(difference.replayed) or 'nothing'}")
     shown = {
         "number": difference.number,
-        "event": difference.entry.event.__class__.__name__,
+        "event": type(inner).__name__,
+        "at_s": round(at_s, 3),
         "recorded": list(difference.recorded),
         "replayed": list(difference.replayed),
     }
@@ -59,8 +62,19 @@ def run_explain(arguments: argparse.Namespace, console: Console) -> int:
 
     record = read_record(arguments.file)
     lines = list(explain(record))
+    console.say(
+        f"user {record.user_id} in guild {record.guild_id}, policy '{record.options.policy}': "
+        f"{len(record.entries)} events in {record.lasted_s:.1f} s"
+    )
     for line in lines:
         console.say(line)
     options = {name: str(value) for name, value in dataclasses.asdict(record.options).items()}
-    console.result({"ok": True, "events": len(record.entries), "steps": len(lines), "options": options})
+    console.result(
+        {
+            "ok": True,
+            "events": len(record.entries),
+            "steps": sum(len(entry.steps) for entry in record.entries),
+            "options": options,
+        }
+    )
     return 0
