@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from voicegw.client import CallStats, VoiceClient
+    from voicegw.core.dave import Verification
     from voicegw.effects import (
         Closed,
         Connected,
+        DowngradeRefused,
         EncryptionChanged,
         FlagsChanged,
+        HoldReason,
+        IdentityChanged,
         Moved,
         MoveFailed,
         Notice,
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
         UsersChanged,
         Warned,
     )
-    from voicegw.errors import VoiceError
+    from voicegw.errors import DaveNotFound, VoiceError
     from voicegw.gateway import DiscordGatewayVoice
     from voicegw.kokoro import Kokoro
     from voicegw.media.activity import SpeechSink, VoiceActivity
@@ -46,13 +50,17 @@ __all__ = [
     "Closed",
     "Connected",
     "Credentials",
+    "DaveNotFound",
     "DiscordGatewayVoice",
+    "DowngradeRefused",
     "E2EEPolicy",
     "EncryptionChanged",
     "FixedSignalling",
     "FlagsChanged",
     "FrameStream",
     "HeardFrame",
+    "HoldReason",
+    "IdentityChanged",
     "IteratorSource",
     "Kokoro",
     "Listening",
@@ -77,6 +85,7 @@ __all__ = [
     "Transition",
     "UserStats",
     "UsersChanged",
+    "Verification",
     "VoiceActivity",
     "VoiceClient",
     "VoiceError",
@@ -96,13 +105,17 @@ _MODULES = {
     "Closed": "voicegw.effects",
     "Connected": "voicegw.effects",
     "Credentials": "voicegw.signalling",
+    "DaveNotFound": "voicegw.errors",
     "DiscordGatewayVoice": "voicegw.gateway",
+    "DowngradeRefused": "voicegw.effects",
     "E2EEPolicy": "voicegw.session",
     "EncryptionChanged": "voicegw.effects",
     "FixedSignalling": "voicegw.signalling",
     "FlagsChanged": "voicegw.effects",
     "FrameStream": "voicegw.media.listeners",
     "HeardFrame": "voicegw.media.heard",
+    "HoldReason": "voicegw.effects",
+    "IdentityChanged": "voicegw.effects",
     "IteratorSource": "voicegw.media.live",
     "Kokoro": "voicegw.kokoro",
     "Listening": "voicegw.media.listeners",
@@ -127,6 +140,7 @@ _MODULES = {
     "Transition": "voicegw.session",
     "UserStats": "voicegw.media.heard",
     "UsersChanged": "voicegw.effects",
+    "Verification": "voicegw.core.dave",
     "VoiceActivity": "voicegw.media.activity",
     "VoiceClient": "voicegw.client",
     "VoiceError": "voicegw.errors",

@@ -78,8 +78,9 @@ def ciphers() -> str:
 
 def dave() -> str:
     """Make a key package."""
-    import davey
+    from voicegw.native import load_davey
 
+    davey = load_davey()
     session = davey.DaveSession(davey.DAVE_PROTOCOL_VERSION, 1, 2)
     if not session.get_serialized_key_package():
         raise VoiceError("davey makes no key package")

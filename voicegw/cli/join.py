@@ -14,6 +14,7 @@ from pathlib import Path
 
 from voicegw.cli.console import Commands, Console, seconds, snowflake
 from voicegw.errors import VoiceError
+from voicegw.secret import Secret
 
 MODES = {"aes256_gcm": "aead_aes256_gcm_rtpsize", "xchacha20_poly1305": "aead_xchacha20_poly1305_rtpsize"}
 
@@ -29,6 +30,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     given = os.environ.get("VOICEGW_TOKEN")
     command.add_argument(
         "--token",
+        type=Secret,
         default=given,
         required=not given,
         metavar="T",
@@ -36,7 +38,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     for name in ("server", "channel", "user"):
         command.add_argument(f"--{name}-id", required=True, type=snowflake, metavar=name[0].upper())
-    command.add_argument("--session-id", required=True, metavar="S")
+    command.add_argument("--session-id", required=True, type=Secret, metavar="S")
     command.add_argument("--ca", type=Path, metavar="FILE", help="one more certificate authority (PEM)")
     command.add_argument("--play", metavar="FILE", help="a WAV or Ogg Opus file, or tone:HZ")
     command.add_argument("--play-delay", type=seconds, default=0.0, metavar="S", help="seconds before playing")
@@ -62,7 +64,6 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
     from voicegw.effects import Closed, EncryptionChanged, Notice, Reconnecting, Warned
     from voicegw.media.opening import open_source
     from voicegw.media.sinks import MeasuringSink, WavSink
-    from voicegw.secret import Secret
     from voicegw.signalling import Credentials, FixedSignalling
     from voicegw.wire.encryption import PREFERRED_MODES
     from voicegw.wire.endpoint import DISCORD_SUFFIX
@@ -75,8 +76,8 @@ async def join(arguments: argparse.Namespace, console: Console) -> int:
         guild_id=arguments.server_id,
         channel_id=arguments.channel_id,
         user_id=arguments.user_id,
-        session_id=Secret(arguments.session_id),
-        token=Secret(arguments.token),
+        session_id=arguments.session_id,
+        token=arguments.token,
         endpoint=arguments.endpoint,
     )
     client = VoiceClient(
