@@ -119,8 +119,8 @@ async def until(sim: Simulation, predicate: Callable[[], bool], seconds: float =
     """
     begin = sim.loop.time()
     while not predicate():
-        states = [client.states for client in sim.clients]
-        assert sim.loop.time() - begin <= seconds, f"not reached in {seconds:g} s: {states}"
+        if sim.loop.time() - begin > seconds:
+            raise AssertionError(f"not reached in {seconds:g} s: {[client.states for client in sim.clients]}")
         await asyncio.sleep(0.005)
     return sim.loop.time() - begin
 

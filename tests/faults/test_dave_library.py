@@ -29,7 +29,7 @@ from tests.faults.groups import (
     until,
 )
 from voicegw import native
-from voicegw.adapters.mls import RENEW_AT_FRAMES, MlsGroup
+from voicegw.adapters.mls import MlsGroup
 from voicegw.core.dave import Verification
 from voicegw.effects import (
     ApplyCommit,
@@ -77,7 +77,7 @@ def test_our_key_is_renewed_before_its_counter_leaves_24_bits() -> None:
         assert nonces == list(range(1, len(nonces) + 1))  # the count that we keep is the count that leaves
         assert alice._group._frames in (nonces[-1], nonces[-1] + 1, nonces[-1] + 2)
         epoch, sent = alice.epoch, len(ears.times(ALICE))
-        alice._group._frames = RENEW_AT_FRAMES - 4
+        alice._group._frames = 2**24 - 4
         await until(sim, lambda: in_one_group(alice, bob, carol) and alice.epoch > epoch, seconds=3)
         assert len(ears.times(ALICE)) >= sent + 3
         assert reports(sim.server, ALICE) == 1
@@ -99,7 +99,7 @@ def test_no_frame_leaves_under_a_key_that_is_worn() -> None:
     mallory, told = Mallory(), list[str]()
     alice = MlsGroup(ALICE, lambda: 0.0, told.append)
     alice.apply_welcome(mallory.join(alice))
-    alice._frames = RENEW_AT_FRAMES - 3
+    alice._frames = 2**24 - 3
     sent = []
     for _ in range(10):
         try:
