@@ -274,8 +274,8 @@ def test_keys_that_are_replaced_or_dropped_are_overwritten() -> None:
 
         first = key_of(alice)
         alice.signalling.hand_over()
-        await until(sim, lambda: in_one_group(alice, bob) and alice._path._key is not None)
         await until(sim, lambda: not any(first[1]))
+        await until(sim, lambda: alice._path._key is not None and in_one_group(alice, bob))
         second = key_of(alice)
         await hears(sim, bob, alice)
         await alice.close()
