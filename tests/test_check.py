@@ -253,7 +253,7 @@ def test_t08_a_close_that_does_not_end_a_state() -> None:
     [
         ("gateway", is_row("hello_timeout", "connecting.awaiting_hello"), "abort_socket", "the websocket is still"),
         ("gateway", is_row("hello_timeout", "connecting.awaiting_hello"), "end_session", "the voice session is still"),
-        ("transport", is_row("discovery_unanswered", "discovering.last"), "close_udp", "the UDP socket is still open"),
+        ("transport", is_row("discovery_unanswered", "discovering.eleventh"), "close_udp", "the UDP socket is still"),
         ("dave", is_row("recovery_timeout", "recovering"), "drop_group", "the group is still open"),
         ("speech", is_row("drain_timeout", "draining"), "hold_stream", "the stream is still open"),
         ("call", is_row("leave_requested", "connected"), "send_leave", "the membership is still open"),

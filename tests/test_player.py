@@ -63,8 +63,13 @@ class Frames:
 def open_sender(send: Callable[[bytes], None]) -> StreamSender:
     """A sender whose frames arrive at `send` as they were."""
     cipher = TransportCipher(PREFERRED_MODES[0], Secret(next(_keys).to_bytes(32, "big")))
+
+    def arrive(data: bytes) -> bool:
+        send(cipher.open(data, 12))
+        return True
+
     sender = StreamSender(lambda: None)
-    sender.configure(cipher, 1, lambda data: send(cipher.open(data, 12)))
+    sender.configure(cipher, 1, arrive)
     sender.release(None)
     return sender
 
@@ -97,9 +102,10 @@ class Stage:
     def ran_dry(self) -> None:
         self.underruns += 1
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes) -> bool:
         at = round(self.loop.time() - self.start, 6)
         self.sent.append((at, self.cipher.open(data, 12), parse_rtp(data).timestamp_ticks))
+        return True
 
     @property
     def times(self) -> list[float]:

@@ -32,10 +32,10 @@ class Wire:
         self.sender = StreamSender(self.wear)
         self.sender.configure(self.cipher, SSRC, self.send)
 
-    def send(self, data: bytes) -> None:
-        if self.broken:
-            raise OSError("network is unreachable")
-        self.sent.append(data)
+    def send(self, data: bytes) -> bool:
+        if not self.broken:
+            self.sent.append(data)
+        return not self.broken
 
     def wear(self) -> None:
         self.worn += 1

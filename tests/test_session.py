@@ -16,6 +16,8 @@ from voicegw.effects import (
     EncryptionChanged,
     HoldStream,
     MapSsrc,
+    MediaLost,
+    MediaRestored,
     Moved,
     Notice,
     OpenSocket,
@@ -61,15 +63,20 @@ from voicegw.events import (
     Event,
     FrameRejected,
     GroupRejected,
+    IpDiscovered,
     JoinAbandoned,
     JoinRequested,
     KeyExhausted,
     LeaveRequested,
     MainSessionLost,
     MainSessionStarted,
+    NoncesMet,
+    PathLost,
+    PathMoved,
     SignallingFailed,
     SocketClosed,
     SocketFailed,
+    SocketOpened,
     SocketRefused,
     SpeechEnded,
     SpeechStarted,
@@ -157,7 +164,6 @@ def test_server_and_state_come_in_either_order() -> None:
 HANDSHAKE = [
     ("OpenSocket", 10.0, "dial_timeout"),
     ("SendIdentify", 5.0, "ready_timeout"),
-    ("SendDiscovery", 5.0, None),
     ("SendSelectProtocol", 5.0, "session_description_timeout"),
 ]
 
@@ -182,29 +188,30 @@ def test_a_server_that_does_not_say_hello_is_left() -> None:
     world = World()
     world.unanswered.add("OpenSocket")
     world.join()
-    from voicegw.events import SocketOpened
-
     world.server(SocketOpened(), numbered=False)
     assert world.states["gateway"] == "connecting.awaiting_hello"
     assert world.until(lambda: world.states["gateway"] == "closed.down", 30) == pytest.approx(5.0)
 
 
-def test_discovery_is_repeated_at_growing_distances() -> None:
+def test_no_answer_to_discovery_ends_the_first_join_at_once() -> None:
     world = World()
     world.unanswered.add("SendDiscovery")
     world.join()
-    world.until(lambda: world.states["call"] == "waiting.backoff", 30)
-    assert world.times(SendDiscovery) == pytest.approx([0, 0.2, 0.6, 1.4, 3.0])
-
-
-def test_no_answer_to_discovery_ends_as_udp_blocked() -> None:
-    world = World(Options(max_attempts=2))
-    world.unanswered.add("SendDiscovery")
-    world.join()
-    world.until(lambda: world.states["call"] == "closed", 200)
+    assert world.until(lambda: world.states["call"] == "closed", 30) == pytest.approx(4.95)
+    asked = [0, 0.2, 0.4, 0.8, 1.6, 2.1, 2.6, 3.1, 3.6, 4.1, 4.6]
+    assert world.times(SendDiscovery) == pytest.approx(asked)
     error = last_error(world)
-    assert isinstance(error, UdpBlocked | ConnectionFailed)
-    assert "UDP" in str(error)
+    assert isinstance(error, UdpBlocked)
+    assert (error.stage, "UDP is blocked" in str(error)) == ("discovery", True)
+
+
+def test_no_answer_to_discovery_on_the_way_back_is_tried_again() -> None:
+    world = ready()
+    world.unanswered.add("SendDiscovery")
+    world.server(SocketClosed(4006), numbered=False)
+    world.until(lambda: world.states["call"] == "waiting.backoff", 30)
+    world.unanswered.clear()
+    world.until(lambda: world.states["call"] == "connected", 60)
 
 
 def test_no_udp_socket_is_the_same() -> None:
@@ -870,46 +877,127 @@ def test_a_repeated_session_description_is_a_new_key() -> None:
     assert world.states["gateway"] == "ready"
 
 
-def test_a_worn_key_asks_for_a_new_session() -> None:
+def test_a_worn_key_is_renewed_and_where_that_fails_the_session_is() -> None:
     world = ready()
+    for _ in range(2):
+        world.feed(KeyExhausted())
+        world.settle()
+        assert world.states["gateway"] == "ready"
+    first, second, third = world.sent(UseKey)
+    assert len({first, second, third}) == 3
+    assert len(world.sent(SendSelectProtocol)) == 3
+    world.unanswered.add("SendSelectProtocol")
+    world.feed(KeyExhausted())
+    assert world.states["gateway"] == "ready"
+    world.unanswered.clear()
     world.feed(KeyExhausted())
     world.until(lambda: len(world.sent(SendIdentify)) == 2 and world.states["gateway"] == "ready", 30)
+
+
+def test_nonces_that_meet_bring_another_key_once() -> None:
+    world = ready()
+    world.feed(NoncesMet())
+    world.settle()
+    assert len(world.sent(UseKey)) == len(world.sent(SendSelectProtocol)) == 2
+    assert noticed(world, Warned) == []
+    world.feed(NoncesMet())
+    world.settle()
+    assert len(world.sent(SendSelectProtocol)) == 2
+    assert len(noticed(world, Warned)) == 1
+    assert world.states["gateway"] == "ready"
 
 
 # -- the path
 
 
-def test_what_is_heard_begins_the_count_anew() -> None:
+def test_sudden_silence_is_looked_into_at_once_and_long_silence_every_third_time() -> None:
     world = ready()
-    for _ in range(3):
-        world.unanswered.add("SendKeepalive")
-        world.advance(10)
-        assert world.states["transport"] == "open"
-        world.unanswered.clear()
-        world.advance(5)
+    world.advance(6)  # the first keepalive; something was heard
     world.unanswered.add("SendKeepalive")
-    world.advance(15)
-    assert world.states["transport"] == "silent"
-    world.unanswered.clear()
     world.advance(5)
-    assert [notice for notice in noticed(world, Warned) if "arrive again" in notice.text] != []  # type: ignore[union-attr]
-    world.unanswered.add("SendKeepalive")
-    world.advance(10)
-    assert world.states["transport"] == "open"
-
-
-def test_keepalives_go_out_and_three_unheard_are_said_once() -> None:
-    world = ready()
-    world.advance(11)
     assert world.times(SendKeepalive) == pytest.approx([5, 10])
-    world.unanswered.add("SendKeepalive")
+    assert world.times(SendDiscovery) == pytest.approx([0, 10])
     world.advance(30)
+    assert world.times(SendDiscovery) == pytest.approx([0, 10, 25, 40])
+    assert world.states["transport"] == "open"
+    assert len(world.sent(SendSelectProtocol)) == 1
+
+
+def test_another_address_after_a_silence_is_selected() -> None:
+    world = ready()
+    world.advance(6)
+    world.unanswered |= {"SendKeepalive", "SendDiscovery"}
+    world.advance(5)
+    assert world.states["transport"] == "checking"
+    world.udp(IpDiscovered("203.0.113.7", 50005))
+    assert world.states["transport"] == "open"
+    assert world.sent(SendSelectProtocol)[1:] == [SendSelectProtocol("203.0.113.7", 50005, PREFERRED_MODES[0])]
+
+
+def test_a_path_that_does_not_answer_is_unconfirmed_and_used_on() -> None:
+    world = ready()
+    world.unanswered |= {"SendKeepalive", "SendDiscovery"}
+    world.advance(15)
+    assert world.times(SendDiscovery) == pytest.approx([0, 15])
+    world.advance(1.61)
+    assert world.times(SendDiscovery) == pytest.approx([0, 15, 15.2, 15.4, 15.8])
     assert world.states["transport"] == "silent"
-    assert len([notice for notice in noticed(world, Warned) if "nothing has come" in notice.text]) == 1  # type: ignore[union-attr]
     assert world.states["gateway"] == "ready"
-    world.unanswered.clear()
+    world.advance(3600)
+    assert len(noticed(world, Warned)) == 1
+    assert world.states["gateway"] == "ready"
+    world.unanswered.remove("SendDiscovery")
     world.advance(5)
     assert world.states["transport"] == "open"
+    assert len(noticed(world, Warned)) == 2
+
+
+def test_a_resume_is_followed_by_a_look_at_the_path() -> None:
+    world = ready()
+    world.server(SocketClosed(4015), numbered=False)
+    world.settle()
+    assert world.way("transport")[-2:] == ["confirming", "open"]
+    world.unanswered.add("SendDiscovery")
+    world.server(SocketClosed(4015), numbered=False)
+    world.settle()
+    assert world.states["transport"] == "confirming"
+    world.advance(1.61)
+    assert world.states["transport"].startswith("discovering")
+    assert noticed(world, MediaLost) != []
+    world.unanswered.remove("SendDiscovery")
+    world.advance(1)
+    assert world.states["transport"] == "open"
+    assert noticed(world, MediaRestored) != []
+    world.unanswered.add("SendDiscovery")
+    world.server(SocketClosed(4015), numbered=False)
+    assert world.until(lambda: world.states["call"] != "connected", 10) == pytest.approx(6.55)
+    world.unanswered.clear()
+    world.until(lambda: world.states["call"] == "connected", 30)
+
+
+def test_another_network_is_found_while_the_websocket_resumes() -> None:
+    world = ready()
+    world.unanswered |= {"OpenSocket", "SendDiscovery"}
+    world.server(SocketClosed(1006), numbered=False)
+    world.udp(PathMoved())
+    assert world.states["transport"].startswith("discovering")
+    world.udp(IpDiscovered("198.51.100.9", 7))
+    assert len(world.sent(SendSelectProtocol)) == 1
+    world.server(SocketOpened(), numbered=False)
+    world.server(HelloReceived(13.75, 8), numbered=False)
+    world.settle()
+    assert world.states["gateway"] == "ready"
+    assert world.sent(SendSelectProtocol)[1:] == [SendSelectProtocol("198.51.100.9", 7, PREFERRED_MODES[0])]
+
+
+def test_a_host_that_sends_nothing_brings_a_new_socket() -> None:
+    world = ready()
+    world.udp(PathLost("ENETUNREACH"))
+    assert noticed(world, MediaLost) == [MediaLost("this host sends no datagram (ENETUNREACH)")]
+    world.settle()
+    assert world.states["transport"] == "open"
+    assert noticed(world, MediaRestored) != []
+    assert len(world.sent(OpenUdp)) == 2
 
 
 # -- E2EE and speech

@@ -76,6 +76,7 @@ from voicegw.events import (
     MainSessionLost,
     MainSessionResumed,
     MainSessionStarted,
+    NoncesMet,
     ReaderFailed,
     SignallingFailed,
     SilenceSent,
@@ -190,7 +191,13 @@ class VoiceClient:
             on_silence_sent=lambda: self.feed(SilenceSent()),
         )
         self._waiters = Waiters()
-        self._hearing = Hearing(self._now, self._speaking_changed, self._warn, self._waiters.notify)
+        self._hearing = Hearing(
+            self._now,
+            self._speaking_changed,
+            self._warn,
+            self._waiters.notify,
+            on_nonces_meet=lambda: self.feed(NoncesMet()),
+        )
         self.receiver = self._hearing.receiver
         self.receiver.use_decrypt(self._decrypt)
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)

@@ -124,14 +124,14 @@ class OpenUdp:
 
 @dataclass(frozen=True, slots=True)
 class SendDiscovery:
-    """Send the 74-byte IP discovery request."""
+    """Send the 74-byte IP discovery request; `PathHeard` follows where something came since the last look."""
 
     ssrc: int
 
 
 @dataclass(frozen=True, slots=True)
 class SendKeepalive:
-    """Send the 8-byte keepalive; `PathHeard` or `PathUnheard` follows."""
+    """Send the 8-byte keepalive; `PathHeard`, `PathUnheard` or `PathMoved` follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +373,18 @@ class SpeakingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaLost:
+    """Nothing can be said or heard for now, though the call goes on; the way back is under way."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRestored:
+    """What `MediaLost` told is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the bot's owner should know; the call goes on."""
 
@@ -392,6 +404,8 @@ Notice = (
     | IdentityChanged
     | UsersChanged
     | SpeakingChanged
+    | MediaLost
+    | MediaRestored
     | Warned
 )
 

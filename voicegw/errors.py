@@ -9,7 +9,7 @@
     |-- ConnectionFailed            (ConnectionError) no voice connection could be made
     |   |-- InvalidHandshake        TLS or the websocket upgrade was refused
     |   |   `-- CertificateRefused  the server's certificate is not what it must be
-    |   |-- UdpBlocked              IP discovery stayed unanswered
+    |   |-- UdpBlocked              UDP does not pass; says where it ends
     |   `-- VoiceTimeout            (TimeoutError) a deadline passed
     |-- ConnectionClosed            (ConnectionError) an established connection ended; carries the close code
     |-- WebSocketProtocolError      the peer broke the protocol
@@ -87,7 +87,15 @@ class CertificateRefused(InvalidHandshake):
 
 
 class UdpBlocked(ConnectionFailed):
-    """No answer to IP discovery: UDP does not pass between this host and the voice server."""
+    """UDP does not pass between this host and the voice server.
+
+    `stage` says where it ends: "route" (no way to that address), "sending" (this host refuses every datagram),
+    "discovery" (nothing comes back).
+    """
+
+    def __init__(self, stage: str, text: str) -> None:
+        super().__init__(text)
+        self.stage = stage
 
 
 class VoiceTimeout(ConnectionFailed, TimeoutError):

@@ -200,16 +200,31 @@ class UdpFailed:
 
 @dataclass(frozen=True, slots=True)
 class PathHeard:
-    """Datagrams have come since the last keepalive."""
+    """Authentic datagrams have come since the path was last looked at."""
 
     name: ClassVar[str] = "path_heard"
 
 
 @dataclass(frozen=True, slots=True)
 class PathUnheard:
-    """No datagram has come since the last keepalive."""
+    """No authentic datagram has come since the last keepalive."""
 
     name: ClassVar[str] = "path_unheard"
+
+
+@dataclass(frozen=True, slots=True)
+class PathLost:
+    """For 2 s the host has refused to send every datagram; `reason` is the system's word for it."""
+
+    name: ClassVar[str] = "path_lost"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathMoved:
+    """This host would send to the voice server from another address now: another network, another interface."""
+
+    name: ClassVar[str] = "path_moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +232,13 @@ class KeyExhausted:
     """The transport key has been used 2**31 times."""
 
     name: ClassVar[str] = "key_exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class NoncesMet:
+    """Under the transport key, which both directions share, the server is about to use nonces that we have used."""
+
+    name: ClassVar[str] = "nonces_met"
 
 
 # -- the MLS group
@@ -368,9 +390,10 @@ class MediaOffered:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryFailed:
-    """transport to gateway: IP discovery stayed unanswered, or no socket could be had."""
+    """transport to gateway: IP discovery stayed unanswered (`UdpBlocked`), or no socket could be had."""
 
     name: ClassVar[str] = "discovery_failed"
+    error: VoiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +441,7 @@ class GatewayInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class GatewayResumed:
-    """gateway to speech: the session lives on."""
+    """gateway to speech and transport: the session lives on."""
 
     name: ClassVar[str] = "gateway_resumed"
 
@@ -508,7 +531,10 @@ Event = (
     | UdpFailed
     | PathHeard
     | PathUnheard
+    | PathLost
+    | PathMoved
     | KeyExhausted
+    | NoncesMet
     | KeyPackageMade
     | CommitMade
     | ProposalsRejected

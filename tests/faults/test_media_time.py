@@ -79,7 +79,7 @@ class Wire:
 def sending() -> tuple[StreamSender, Wire]:
     wire: Any = Wire()
     sender = StreamSender(lambda: None)
-    sender.configure(wire, SSRC, lambda data: None)
+    sender.configure(wire, SSRC, lambda data: True)
     sender.release(None)
     return sender, wire
 

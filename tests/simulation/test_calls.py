@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from voicegw import ToneSource
-from voicegw.errors import CertificateRefused, VoiceTimeout
+from voicegw.errors import CertificateRefused, UdpBlocked, VoiceTimeout
 from voicegw.media.sinks import MeasuringSink
 from voicegw.testing.invariants import Violation
 from voicegw.testing.simulation import SimulatedClient, Simulation
@@ -104,7 +104,7 @@ def test_blocked_udp_ends_a_join_in_bounded_time() -> None:
     async def story(sim: Simulation) -> None:
         alice = sim.client(1)
         alice.system.udp_out.down = True
-        with pytest.raises(VoiceTimeout):
+        with pytest.raises(UdpBlocked, match="IP discovery was not answered"):
             await alice.connect(CHANNEL)
 
     Simulation(seed=1).run(story)

@@ -38,6 +38,7 @@ from voicegw.errors import (
     WebSocketProtocolError,
 )
 from voicegw.events import (
+    DiscoveryFailed,
     E2eeAgreed,
     FrameRejected,
     GatewayClosed,
@@ -56,6 +57,7 @@ from voicegw.events import (
     SocketRefused,
     SocketUnavailable,
 )
+from voicegw.secret import Secret
 from voicegw.wire.encryption import choose_mode
 from voicegw.wire.endpoint import check_media_address
 from voicegw.wire.opcodes import Opcode
@@ -76,7 +78,7 @@ MAX_USERS = 1000
 class GatewaySession(MachineSession):
     """One voice session with one voice server."""
 
-    __slots__ = ("last_close_code", "mode", "rejected_in_row")
+    __slots__ = ("address", "key", "last_close_code", "met", "mode", "rejected_in_row", "renewing", "selected")
     machine: ClassVar[str] = "gateway"
 
     def __init__(self, shared: Shared) -> None:
@@ -84,6 +86,9 @@ class GatewaySession(MachineSession):
         self.mode = ""
         self.rejected_in_row = 0
         self.last_close_code: int | None = None
+        self.address = self.selected = ("", 0)
+        self.key: Secret[bytes] | None = None
+        self.renewing = self.met = False
 
     def judge(self, event: SocketClosed) -> SessionEnded:
         """Turn a close code into the table's decision."""
@@ -127,6 +132,26 @@ class GatewaySession(MachineSession):
         """Would the call be in the clear against our policy?"""
         return event.dave_protocol_version == 0 and self.shared.options.policy == "require"
 
+    def address_changed(self, event: IpDiscovered) -> bool:
+        """Does the server know us under another address?"""
+        return (event.address, event.port) != self.selected
+
+    def address_unselected(self, event: Any) -> bool:
+        """Was an address found that the server does not know yet?"""
+        return self.address != self.selected
+
+    def udp_blocked(self, event: DiscoveryFailed) -> bool:
+        """Does UDP not pass? (Or had the host no socket for it?)"""
+        return isinstance(event.error, UdpBlocked)
+
+    def key_may_be_renewed(self, event: Any) -> bool:
+        """Has another key not been asked for yet?"""
+        return not self.renewing
+
+    def nonces_met_first(self, event: Any) -> bool:
+        """Is it the first time in this session?"""
+        return not self.met
+
     def handshake_spoiled(self, event: FrameRejected) -> bool:
         """Was it a message without which there is no session?"""
         return event.op in (Opcode.READY, Opcode.SESSION_DESCRIPTION)
@@ -143,6 +168,9 @@ class GatewaySession(MachineSession):
         self.shared.users.clear()
         self.shared.ssrc = 0
         self.mode = ""
+        self.address = self.selected = ("", 0)
+        self.key = None
+        self.renewing = self.met = False
         self.rejected_in_row = 0
 
     def end_session(self, event: Any) -> None:
@@ -204,12 +232,24 @@ class GatewaySession(MachineSession):
         """Tell the transport where media goes."""
         self.shared.signals.append(MediaOffered(event.ip, event.port))
 
-    def send_select_protocol(self, event: IpDiscovered) -> None:
+    def note_address(self, event: IpDiscovered) -> None:
+        """Where the server sees us."""
+        self.address = (event.address, event.port)
+
+    def send_select_protocol(self, event: Any) -> None:
         """Op 1."""
-        self.shared.effects.append(SendSelectProtocol(event.address, event.port, self.mode))
+        self.selected = self.address
+        self.shared.effects.append(SendSelectProtocol(*self.address, self.mode))
+
+    def renew_key(self, event: Any) -> None:
+        """Op 1 once more; the Session Description that follows holds another key."""
+        self.renewing = True
+        self.send_select_protocol(event)
 
     def use_key(self, event: SessionDescriptionReceived) -> None:
         """Encrypt with the transport key from here on."""
+        self.renewing = self.renewing and event.secret_key == self.key
+        self.key = event.secret_key
         self.shared.effects.append(UseKey(event.mode, event.secret_key, self.shared.ssrc))
 
     def register_ssrc(self, event: Any) -> None:
@@ -331,10 +371,23 @@ class GatewaySession(MachineSession):
         error = WebSocketProtocolError("the voice server sent a message that cannot be used")
         self._lose("lost_new_pair", error)
 
-    def report_udp_blocked(self, event: Any) -> None:
-        """No datagram comes back."""
-        error = UdpBlocked("IP discovery was not answered: UDP is blocked between here and the voice server")
-        self._lose("lost_new_pair", error)
+    def report_udp_blocked(self, event: DiscoveryFailed) -> None:
+        """No datagram leaves, or none comes back."""
+        self._lose("lost_udp_blocked", event.error)
+
+    def report_path_gone(self, event: DiscoveryFailed) -> None:
+        """The host is short of sockets, or UDP has passed until now; a fresh session may have it again."""
+        self._lose("lost_new_pair", event.error)
+
+    def note_meeting(self, event: Any) -> None:
+        """Once is forgiven."""
+        self.met = True
+
+    def warn_nonces_met(self, event: Any) -> None:
+        """The server's defect; end-to-end encryption has keys of its own."""
+        self.shared.report(
+            Warned("the voice server counts its nonces where ours are: transport encryption is weakened")
+        )
 
     def report_forgiven_once(self, event: SessionEnded) -> None:
         """One new pair, then the end."""

@@ -54,7 +54,7 @@ class StreamSender:
         self._lock = threading.Lock()
         self._cipher: TransportCipher | None = None
         self._encrypt: Callable[[bytes], bytes] | None = None
-        self._send: Callable[[bytes], object] | None = None
+        self._send: Callable[[bytes], bool] | None = None
         self._ssrc = 0
         self._sequence = secrets.randbelow(1 << 16)
         self._base = self._timestamp = secrets.randbelow(1 << 32)
@@ -66,14 +66,17 @@ class StreamSender:
         self.held = 0
         self.errors = 0
 
-    def configure(self, cipher: TransportCipher, ssrc: int, send: Callable[[bytes], object] | None) -> None:
-        """Take key, SSRC and the send of the socket, if there is one; whether frames may leave is another matter."""
+    def configure(self, cipher: TransportCipher, ssrc: int, send: Callable[[bytes], bool] | None) -> None:
+        """Take key, SSRC and the send of the socket, if there is one, which says whether a datagram left.
+
+        Whether frames may leave is another matter.
+        """
         with self._lock:
             self._cipher = cipher
             self._ssrc = ssrc
             self._send = send
 
-    def connect(self, send: Callable[[bytes], object] | None) -> None:
+    def connect(self, send: Callable[[bytes], bool] | None) -> None:
         """Send through another socket from now on; None before a socket is closed."""
         with self._lock:
             self._send = send
@@ -115,12 +118,12 @@ class StreamSender:
                 if encrypt is not None:
                     frame = encrypt(frame)
                 datagram = cipher.seal(_HEADER.pack(self._first_word, sequence, timestamp, self._ssrc), frame)
-                send(datagram)
-            except (E2EEError, OSError) as error:
-                if isinstance(error, OSError):
+                if not send(datagram):
                     self.errors += 1
-                else:
-                    self.held += 1
+                    self._first_word = _FIRST_WORD_MARKED
+                    return False
+            except E2EEError:
+                self.held += 1
                 self._first_word = _FIRST_WORD_MARKED
                 return False
             except KeyExhausted:

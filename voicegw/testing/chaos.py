@@ -26,6 +26,9 @@ from voicegw.events import (
     MainSessionLost,
     MainSessionResumed,
     MainSessionStarted,
+    NoncesMet,
+    PathLost,
+    PathMoved,
     PathUnheard,
     ProposalsRejected,
     ReaderFailed,
@@ -451,9 +454,10 @@ class Chaos:
             yield LeaveRequested()
 
     def wear(self) -> Iterator[Event | Stamped]:
-        """The key is used up, the path is quiet."""
-        generation = self.world.session.shared.udp_generation
-        yield self._draw.choice((KeyExhausted(), Stamped("udp", generation, PathUnheard())))
+        """The key is used up, the path is quiet, gone, or elsewhere."""
+        what = self._draw.choice((KeyExhausted(), NoncesMet(), PathUnheard(), PathLost("ENETUNREACH"), PathMoved()))
+        on_path = not isinstance(what, KeyExhausted | NoncesMet)
+        yield Stamped("udp", self.world.session.shared.udp_generation, what) if on_path else what
 
     def stall(self) -> Iterator[Event | Stamped]:
         """The process does not run for a while; timers fire late, one of them stale."""

@@ -35,7 +35,10 @@ from voicegw.events import (
     MainSessionLost,
     MainSessionResumed,
     MainSessionStarted,
+    NoncesMet,
     PathHeard,
+    PathLost,
+    PathMoved,
     PathUnheard,
     ProposalsRejected,
     ReaderFailed,
@@ -133,6 +136,8 @@ UDP: Mapping[str, Event] = {
     "udp failed": UdpFailed(ERROR),
     "path heard": PathHeard(),
     "path unheard": PathUnheard(),
+    "path lost": PathLost("explored"),
+    "path moved": PathMoved(),
 }
 OTHERS: Mapping[str, Event] = {
     "join": JoinRequested(CHANNEL),
@@ -153,6 +158,7 @@ OTHERS: Mapping[str, Event] = {
     "main session started": MainSessionStarted(),
     "main session resumed": MainSessionResumed(),
     "key exhausted": KeyExhausted(),
+    "nonces met": NoncesMet(),
     "key package made": KeyPackageMade(b"key package"),
     "commit made": CommitMade(b"commit"),
     "proposals rejected": ProposalsRejected(False, b"\0", "explored"),

@@ -53,10 +53,12 @@ def parse_discovery(data: bytes, ssrc: int) -> Discovered | None:
         return None
     text, end, _ = field.partition(b"\0")
     try:
-        address = str(ipaddress.ip_address(text.decode("ascii")))
+        address = ipaddress.ip_address(text.decode("ascii"))
     except ValueError:
         return None
-    return Discovered(address, port) if end else None
+    if not end or b"%" in text or address.is_unspecified or address.is_multicast:
+        return None
+    return Discovered(str(address), port)
 
 
 def keepalive(counter: int) -> bytes:

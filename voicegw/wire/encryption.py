@@ -59,6 +59,7 @@ class NonceCounter:
 
     __slots__ = (
         "_apart",
+        "_crossing",
         "_first",
         "_leap",
         "_lock",
@@ -83,6 +84,7 @@ class NonceCounter:
         self.worn_at = 1 << (bits - 1)
         self._near = first - self._apart
         self._reach = self.worn_at + self._apart
+        self._crossing = self.worn_at - self._apart
         self.uses = 0
 
     def spend(self) -> int:
@@ -99,8 +101,11 @@ class NonceCounter:
         return (self._first + uses) & self._mask
 
     def may_meet(self, theirs: int) -> bool:
-        """Is `theirs`, a nonce of the peer under this key, in our half or near it? A quick look, for every packet."""
-        return (theirs - self._near) & self._mask < self._reach or self.uses > self.worn_at
+        """Is `theirs`, a nonce of the peer under this key, in our half or near it, or do we come to leave our half?
+
+        A quick look, for every packet.
+        """
+        return (theirs - self._near) & self._mask < self._reach or self.uses > self._crossing
 
     def keep_apart(self, theirs: int) -> bool:
         """Leap beyond `theirs` where we would run into it.
