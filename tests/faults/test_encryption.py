@@ -6,7 +6,9 @@ import asyncio
 import gc
 import itertools
 import random
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -208,12 +210,45 @@ def test_three_senders_of_one_key_never_share_a_nonce() -> None:
         await asyncio.gather(task(sealed[0]), task(sealed[1]))
 
     thread = threading.Thread(target=work, args=(sealed[2], 40_000))
-    thread.start()
-    asyncio.run(both())
-    thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # between any two steps
+    try:
+        thread.start()
+        asyncio.run(both())
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     together = [number for mine in sealed for number in mine]
     assert len(together) == 100_000
     assert set(together) == set(range(FIRST, FIRST + 100_000))
+
+
+class Interrupted(NonceCounter):
+    """A counter during whose every look at the count another thread runs."""
+
+    count = 0
+
+    @property
+    def uses(self) -> int:
+        seen = self.count
+        time.sleep(0)
+        return seen
+
+    @uses.setter
+    def uses(self, value: int) -> None:
+        self.count = value
+
+
+@covers("F82")
+def test_a_thread_that_comes_between_takes_the_next_nonce() -> None:
+    counter = Interrupted(FIRST)
+    spent: list[int] = []
+    threads = [threading.Thread(target=lambda: spent.extend(counter.spend() for _ in range(500))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(spent) == [*range(FIRST, FIRST + 2000)]
 
 
 @covers("F83")
@@ -301,13 +336,11 @@ def test_the_old_key_opens_for_ten_seconds_and_is_gone_then() -> None:
         assert alice.receiver.counters["replayed"] == 1  # it opened, and was known
         assert alice.receiver.counters["rejected"] == before[1]
         await asyncio.sleep(0.2)
+        assert ciphers_of(counter) == []
         sim.network.forge(media_address(sim.network), public_address(alice), late)
         await asyncio.sleep(0.05)
         assert alice.receiver.counters["replayed"] == 1
         assert alice.receiver.counters["rejected"] == before[1] + 1
-        gc.collect()
-        users = [one for one in gc.get_objects() if isinstance(one, TransportCipher) and one.counter is counter]
-        assert users == []
 
     simulate(story)
 
@@ -431,8 +464,12 @@ def test_a_call_that_ends_forgets_its_keys() -> None:
         counter = cipher.counter
         del cipher
         await alice.close()
-        gc.collect()
-        users = [one for one in gc.get_objects() if isinstance(one, TransportCipher) and one.counter is counter]
-        assert users == []
+        assert ciphers_of(counter) == []
 
     simulate(story)
+
+
+def ciphers_of(counter: NonceCounter) -> list[TransportCipher]:
+    """What in this process still holds the key of a counter."""
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, TransportCipher) and one.counter is counter]

@@ -208,6 +208,22 @@ def test_a_path_that_is_refused_for_two_seconds_is_lost_and_not_a_moment_sooner(
     assert [outage(seconds) for seconds in (1.96, 2.06)] == [False, True]
 
 
+@covers("F69")
+def test_a_path_that_lets_some_through_is_not_lost() -> None:
+    async def story(sim: Simulation) -> None:
+        alice, _bob = await pair(sim)
+        heard = notices(alice)
+        alice.play(Hum())
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            alice.system.fail("send", errno.ENOBUFS, times=3)
+        await asyncio.sleep(1)
+        assert alice.stats.errors == 150
+        assert heard == []
+
+    simulate(story)
+
+
 @covers("F70")
 def test_what_the_kernel_refuses_is_never_sent_later() -> None:
     async def story(sim: Simulation) -> None:

