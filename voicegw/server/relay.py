@@ -12,6 +12,7 @@ from voicegw.server.faults import Faults
 from voicegw.server.session import ServerSession
 from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.discovery import discovery_response, parse_request
+from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.rtp import RTCP_AAD_BYTES, SILENCE_FRAME, kind_of, parse_rtp, strip
 
 RECEIVE_BUFFER_BYTES = 8 << 20
@@ -97,7 +98,7 @@ class Relay:
         try:
             view = parse_rtp(data) if kind == "rtp" else None
             aad_length = view.aad_length if view is not None else RTCP_AAD_BYTES
-            plain = session.cipher.open(data, aad_length)
+            plain = _opened(session.cipher, session.previous, data, aad_length)
             if view is not None:
                 self._look_at(session, strip(plain, view))
         except PacketRejected:
@@ -134,3 +135,12 @@ class Relay:
                 for data in self._faults.datagrams(listener.user_id, sealed):
                     self.send(listener, data)
                     listener.counters["media forwarded"] += 1
+
+
+def _opened(cipher: TransportCipher, previous: TransportCipher | None, data: bytes, aad_length: int) -> bytes:
+    try:
+        return cipher.open(data, aad_length)
+    except PacketRejected:
+        if previous is None:
+            raise
+        return previous.open(data, aad_length)

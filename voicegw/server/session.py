@@ -49,6 +49,7 @@ class ServerSession:
     secret_key: Secret[bytes] = field(default_factory=lambda: Secret(secrets.token_bytes(32)))
     mode: str = ""
     cipher: TransportCipher | None = None
+    previous: TransportCipher | None = None
     address: tuple[str, int] | None = None
     described: bool = False
     speaking: int | None = None
@@ -69,7 +70,8 @@ class ServerSession:
         return self.outbox is not None
 
     def describe(self, mode: str) -> None:
-        """The transport encryption is chosen; a new key comes with it."""
+        """The transport encryption is chosen; a new key comes with it. What is under way opens with the one before."""
+        self.previous = self.cipher
         self.secret_key = Secret(secrets.token_bytes(32))
         self.mode = mode
         self.cipher = TransportCipher(mode, self.secret_key, "server")
