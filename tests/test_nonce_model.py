@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from voicegw.errors import KeyExhausted
+from voicegw.secret import Secret
 from voicegw.wire.encryption import KeyTable, NonceCounter
 
 A, B = b"a" * 32, b"b" * 32
@@ -29,7 +30,7 @@ class Call:
     def __init__(self, bits: int = BITS) -> None:
         self.keys = KeyTable(bits)
         self.key = A
-        self.counter = self.keys.counter(A)
+        self.counter = self.keys.counter(Secret(A))
 
     def send(self) -> int | None:
         """One packet; None where the key is spent."""
@@ -40,7 +41,7 @@ class Call:
 
     def resume(self) -> None:
         """The session lives on, all objects of ours are built anew."""
-        self.counter = self.keys.counter(self.key)
+        self.counter = self.keys.counter(Secret(self.key))
 
     def rekey(self, key: bytes) -> None:
         """A Session Description brings a key: a new one, the same one, or an old one."""
@@ -58,7 +59,7 @@ def test_every_state_of_two_keys_hands_out_each_nonce_once() -> None:
     handed_out: dict[tuple[bytes, int], int] = {}
     states = 0
     call = Call()
-    counters = {A: call.keys.counter(A), B: call.keys.counter(B)}
+    counters = {A: call.keys.counter(Secret(A)), B: call.keys.counter(Secret(B))}
     for key, used_a, used_b in product((A, B), range(SPACE), range(SPACE)):
         states += 1
         counters[A].uses, counters[B].uses = used_a, used_b
@@ -158,14 +159,14 @@ def twin(counter: NonceCounter) -> NonceCounter:
 
 def test_the_oldest_keys_are_forgotten_and_those_in_use_are_not() -> None:
     table = KeyTable(BITS, remembered=10)
-    in_use = table.counter(A)
+    in_use = table.counter(Secret(A))
     in_use.spend()
     for number in range(90):
-        table.counter(bytes([number]) * 32).spend()
-        assert table.counter(A) is in_use  # looked up again with every session that has it
+        table.counter(Secret(bytes([number]) * 32)).spend()
+        assert table.counter(Secret(A)) is in_use  # looked up again with every session that has it
         assert len(table) <= 10
-    assert table.counter(A).uses == 1
-    assert table.counter(A, "server") is not in_use
+    assert table.counter(Secret(A)).uses == 1
+    assert table.counter(Secret(A), "server") is not in_use
 
 
 class Sessions(RuleBasedStateMachine):
@@ -174,14 +175,14 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.keys = KeyTable(BITS)
-        self.held = [(A, self.keys.counter(A))]
+        self.held = [(A, self.keys.counter(Secret(A)))]
         self.seen: set[tuple[bytes, int]] = set()
         self.refused: set[bytes] = set()
 
     @rule(key=st.sampled_from([bytes([number]) * 32 for number in range(4)]))
     def join(self, key: bytes) -> None:
         """One more session."""
-        self.held.append((key, self.keys.counter(key)))
+        self.held.append((key, self.keys.counter(Secret(key))))
 
     @rule(which=st.integers(0), count=st.sampled_from([1, 2, 30, 127, 128]))
     def send(self, which: int, count: int) -> None:

@@ -39,7 +39,7 @@ class MediaPath:
         self._system = system
         self._udp: VoiceUdp | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wipe: asyncio.TimerHandle | None = None
+        self._wiping: asyncio.TimerHandle | None = None
         self._generation = 0
         self._ssrc = 0
         self._asking = False
@@ -105,19 +105,19 @@ class MediaPath:
             cipher = TransportCipher(effect.mode, effect.secret_key)
             self._sender.configure(cipher, effect.ssrc, None if self._udp is None else self._udp.send)
             self._receiver.use_key(cipher)
-            if self._wipe is not None:
-                self._wipe.cancel()
+            if self._wiping is not None:
+                self._wiping.cancel()
             if self._loop is not None:
-                self._wipe = self._loop.call_later(OLD_KEY_S, self._receiver.opener.wipe_old_key)
+                self._wiping = self._loop.call_later(OLD_KEY_S, self._receiver.opener.wipe_old_key)
 
     def drop_key(self) -> None:
         """The session is over."""
         self._wipe()
         self._sender.drop()
         self._receiver.drop_key()
-        if self._wipe is not None:
-            self._wipe.cancel()
-            self._wipe = None
+        if self._wiping is not None:
+            self._wiping.cancel()
+            self._wiping = None
 
     def _wipe(self) -> None:
         """Our own copy of the key; the ciphers have theirs."""
