@@ -1,28 +1,33 @@
-"""Change the tables one thing at a time and see whether the tests notice: `python -m tests.mutation [TABLE ...]`.
+"""Change the tables one thing at a time and see whether anything notices: `python -m tests.mutation [TABLE ...]`.
 
 A mutant drops a row, drops or turns a guard, drops an effect, or doubles or halves a deadline. It is killed by the
-check of the tables, or by a test of the core. What survives is printed; `docs/mutation.md` says why each of them may.
+checks of the table, by simulated calls that do something else than the golden answers say, or by a test of the core.
+What survives is printed, with a count of who killed the others; `docs/mutation.md` says why each of them may.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 
+from tests.test_golden import BLOCKS, FILE, block_hash
 from voicegw.errors import TableError
 from voicegw.session import ALL_SESSIONS
 from voicegw.tables.check import check_table
-from voicegw.tables.load import flattened, load_table, table_names
+from voicegw.tables.load import flattened, load_table
 from voicegw.tables.machine import Engine
 from voicegw.tables.model import Table
 
-TESTS = ("tests/test_session.py", "tests/test_golden.py")
+TESTS = ("tests/test_session.py", "tests/test_museum.py", "tests/faults")
+KILLERS = ("nobody", "the checks", "simulated calls", "tests")
 QUICK = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1", "-W", "ignore")
 AT_ONCE = 2
 
@@ -57,23 +62,26 @@ def mutants(table: Table) -> Iterator[Mutant]:
             yield Mutant(f"{table.machine} {name}: {factor:g} times as long", replace(table, deadlines=deadlines))
 
 
-def survives(mutant: Mutant) -> bool:
-    """Does no check and no test notice it? Called in a process of its own."""
+def killer(mutant: Mutant) -> int:
+    """Who notices it, as an index of `KILLERS`. Called in a process of its own."""
     try:
         if check_table(mutant.table):
-            return False
+            return 1
         session = ALL_SESSIONS[mutant.table.machine]
         session.table, session.engine = mutant.table, Engine(mutant.table)
     except TableError:
-        return False
+        return 1
+    known = json.loads(FILE.read_text(encoding="utf-8"))
+    if any(block_hash(block) != known[block] for block in range(BLOCKS)):
+        return 2
     with contextlib.redirect_stdout(io.StringIO()):
-        return pytest.main([*QUICK, *TESTS]) == pytest.ExitCode.OK
+        return 0 if pytest.main([*QUICK, *TESTS]) == pytest.ExitCode.OK else 3
 
 
 def main(names: list[str]) -> int:
-    """Try all; the number of survivors is printed last."""
-    waiting = [mutant for name in names or table_names() for mutant in mutants(load_table(name))]
-    total, survivors = len(waiting), 0
+    """Try the named tables, or all."""
+    waiting = [mutant for name in names or ALL_SESSIONS for mutant in mutants(load_table(name))]
+    total, killed = len(waiting), Counter[str]()
     running: dict[int, Mutant] = {}
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -82,14 +90,17 @@ def main(names: list[str]) -> int:
             if child == 0:
                 with open(os.devnull, "w", encoding="utf-8") as nowhere:
                     os.dup2(nowhere.fileno(), 2)
-                    os._exit(1 if survives(mutant) else 0)
+                    os._exit(killer(mutant))
             running[child] = mutant
         child, status = os.wait()
         mutant = running.pop(child)
-        if os.waitstatus_to_exitcode(status) == 1:
-            survivors += 1
+        code = os.waitstatus_to_exitcode(status)
+        who = KILLERS[code] if 0 <= code < len(KILLERS) else "tests"
+        killed[who] += 1
+        if who == "nobody":
             print(f"survives: {mutant.name}", flush=True)
-    print(f"{total} mutants, {total - survivors} killed, {survivors} survive")
+    print(f"{total} mutants, killed by: {', '.join(f'{who} {killed[who]}' for who in KILLERS[1:])}")
+    print(f"{killed['nobody']} survive")
     return 0
 
 

@@ -188,7 +188,7 @@ def test_simulate_shows_the_first_run_that_fails(
     assert done.result["violations"] == 3
     assert "seed 0: V02: armed are " in done.err
     assert "shortest found: 1 of " in done.err
-    assert "call idle join_requested joining.asking" in done.err
+    assert "call idle --join_requested--> joining.asking" in done.err
 
 
 def test_simulate_says_which_row_was_never_taken(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 import voicegw
 from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient, pair
+from voicegw.effects import Connected, Moved
 from voicegw.media.sources import LimitedSource
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.tables.draw import to_overview
@@ -110,8 +112,33 @@ async def test_the_readmes_framework_example_runs(
     await listener.disconnect()
 
 
+def rules_example(*phases: Phase) -> Any:
+    (program,) = [example for example in EXAMPLES if "CallRules" in example]
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(program, "README.md", "exec"), namespace)
+    case = namespace["TestPanel"]
+    case.settings = settings(max_examples=25, stateful_step_count=30, database=None, deadline=None, phases=phases)
+    return namespace
+
+
+def test_the_readmes_panel_passes_the_rules() -> None:
+    rules_example(Phase.generate)["TestPanel"]("runTest").runTest()
+
+
+def test_the_rules_find_a_panel_that_forgets_to_hide() -> None:
+    namespace = rules_example(Phase.generate)
+
+    def tell(panel: Any, notice: object) -> None:
+        if isinstance(notice, Connected | Moved):
+            panel.channel_id = notice.channel_id
+
+    namespace["Panel"].tell = tell
+    with pytest.raises(AssertionError):
+        namespace["TestPanel"]("runTest").runTest()
+
+
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_readmes_diagram_is_current() -> None:
@@ -141,7 +168,7 @@ async def test_the_readmes_listening_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
-    exec(compile(EXAMPLES[3], "README.md", "exec"), namespace)
+    exec(compile(EXAMPLES[4], "README.md", "exec"), namespace)
     alice, bob = await pair(make_client, server)
     heard: list[bytes] = []
     listening = asyncio.create_task(namespace["take_minutes"](bob, ALICE, heard.append))

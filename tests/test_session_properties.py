@@ -64,7 +64,9 @@ def test_no_effect_or_event_shows_a_secret(seed: int) -> None:
     assert run.violation is None
     text = "\n".join([*shown, *map(repr, chaos.world.notices)])
     assert CANARY not in text
-    assert any(isinstance(secret, Secret) and CANARY in secret.reveal() for secret in secrets)
+    told = [secret for secret in secrets if isinstance(secret, Secret)]
+    assert all(CANARY in secret.reveal() for secret in told)
+    assert told or run.events < 30  # a call that was over before anybody answered
 
 
 def test_speech_in_the_clear_is_only_ever_allowed_by_policy(monkeypatch: pytest.MonkeyPatch) -> None:

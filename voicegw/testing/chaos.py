@@ -195,18 +195,20 @@ class Chaos:
     def fold(self) -> None:
         """Put what the world has kept into the trace hash and let it go, for runs that are long."""
         world, run = self.world, self.run
-        lines = [
-            f"{step.at!r} {step.machine} {step.before} {step.event} {step.after} {step.row}" for step in world.trace
-        ]
-        effects = "\n".join([f"{at!r} {type(effect).__name__} {fields_of(effect)}" for at, effect in world.effects])
+        steps = "\n".join([f"{step.machine} {step.row} {step.after}" for step in world.trace])
+        effects = "\n".join([f"{type(effect).__name__} {fields_of(effect)}" for _, effect in world.effects])
         heard = "\n".join([f"{at!r} {_name_of(event)}" for at, event in world.heard])
         if CANARY in effects and run.violation is None:
             run.violation = "V18: a secret shows in an effect"
-        self._hash.update("\n".join([*lines, effects, heard]).encode())
+        self._hash.update(f"{heard}\n{steps}\n{effects}\n".encode())
         run.events += len(world.heard)
         run.rows.update({(step.machine, step.row, step.before, step.after) for step in world.trace})
         run.virtual_s = world.now - world.BEGIN
-        run.tail = [*run.tail, *lines][-KEPT_LINES:]
+        tail = [
+            f"{step.at - world.BEGIN:9.3f} {step.machine} {step.before} --{step.event}--> {step.after} (row {step.row})"
+            for step in world.trace[-KEPT_LINES:]
+        ]
+        run.tail = [*run.tail, *tail][-KEPT_LINES:]
         for kept in (world.trace, world.effects, world.heard):
             kept.clear()
 

@@ -1,7 +1,24 @@
-"""A hypothesis rule machine over a call: `TestCall = CallRules.TestCase` in a test module runs it.
+"""A hypothesis rule machine over a call: everything that can happen to it, in an order that hypothesis chooses.
 
-Subclass it and override `carry_out` to run your own adapter beside the core: it gets every effect, in order, and what
-it raises or asserts fails the run, which hypothesis then makes short. Needs hypothesis.
+    class PanelRules(CallRules):
+        def __init__(self) -> None:
+            super().__init__()
+            self.panel = Panel()                       # the part of a bot that is under test
+
+        def carry_out(self, effect: Effect) -> None:   # gets every effect, in order
+            if isinstance(effect, Report):
+                self.panel.tell(effect.notice)
+
+        @invariant()
+        def the_panel_is_right(self) -> None:          # asked after every step
+            assert (self.panel.channel_id is None) == (self.world.states["call"] in ("idle", "closed"))
+
+    TestPanel = PanelRules.TestCase                    # pytest and unittest find it
+
+What `carry_out` or an invariant raises or asserts fails the run, which hypothesis then makes short. `self.world` is the
+call with everybody it talks to: `states`, `notices`, `sent(kind)`, `unanswered`; see `voicegw.testing.world`. The world
+has carried each effect out before `carry_out` sees it, and has held the library's own invariants. In the end everybody
+answers again, and the call must come to ready or to its end. Needs hypothesis.
 """
 
 from __future__ import annotations
