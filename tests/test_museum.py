@@ -174,7 +174,7 @@ def asks_again(world: World) -> None:
     world.unanswered.add("SendDiscovery")
     world.join()
     world.advance(4.9)
-    assert len(world.sent(SendDiscovery)) == 5
+    assert len(world.sent(SendDiscovery)) >= 5
 
 
 def lives_in_silence(world: World) -> None:
@@ -344,15 +344,15 @@ MUSEUM = (
     Piece(
         "the discovery request is sent once (songbird@a5d9b58, Discord4J#752)",
         "transport",
-        rows(lambda row: row.event.startswith("discovery_resend"), without("send_discovery")),
+        rows(lambda row: row.event.startswith("resend_after"), without("send_discovery")),
         asks_again,
     ),
     Piece(
         "a server that answers no keepalive is left (discord.js#9185)",
         "transport",
         rows(
-            guarded("path_unheard", "unheard_too_often"),
-            lambda row: replace(row, to="closed", effects=("close_udp", "announce_discovery_failed")),
+            lambda row: row.to == "silent",
+            lambda row: replace(row, to="closed", effects=("close_udp", "announce_failed")),
         ),
         lives_in_silence,
     ),

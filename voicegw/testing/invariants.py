@@ -84,6 +84,7 @@ class Invariants:
         "identified",
         "key",
         "latest",
+        "moving_rows",
         "resumes",
         "sockets",
         "stream",
@@ -102,7 +103,7 @@ class Invariants:
         self.key = self.group = self.closed = False
         self.identified: set[tuple[Secret[str], Secret[str]]] = set()
         self.resumes = self.dials = 0
-        self.verdicts = _verdicts_of(tuple(session.table for session in SESSIONS.values()))
+        self.verdicts, self.moving_rows = _known_of(tuple(session.table for session in SESSIONS.values()))
 
     def look(
         self,
@@ -171,7 +172,7 @@ class Invariants:
             machine = step.machine
             if step.after == "ready" != step.before and machine == "gateway":
                 self.resumes = self.dials = 0
-            if step.before != step.after or SESSIONS[machine].table.rows[step.row - 1].to is not None:
+            if step.before != step.after or (machine, step.row) in self.moving_rows:
                 moved.add(machine)
         timers = session.shared.timers
         for name, at in before.items():
@@ -387,12 +388,16 @@ def deadlines_of(session: VoiceSession) -> frozenset[str]:
 Verdicts = dict[States, tuple[frozenset[str], tuple[str, ...]]]
 
 
-def _verdicts_of(tables: tuple[Table, ...]) -> Verdicts:
-    """What is known about combinations of states under these very tables; one dict for all calls."""
-    known = tuple(map(id, tables))
-    if known not in _verdicts:
-        _verdicts[known] = (tables, {})
-    return _verdicts[known][1]
+Rows = frozenset[tuple[str, int]]
 
 
-_verdicts: dict[tuple[int, ...], tuple[tuple[Table, ...], Verdicts]] = {}
+def _known_of(tables: tuple[Table, ...]) -> tuple[Verdicts, Rows]:
+    """What is known of these very tables, for all calls: combinations of states, and the rows that enter a state."""
+    key = tuple(map(id, tables))
+    if key not in _known:
+        rows = frozenset((table.machine, row.number) for table in tables for row in table.rows if row.to is not None)
+        _known[key] = (tables, {}, rows)
+    return _known[key][1:]
+
+
+_known: dict[tuple[int, ...], tuple[tuple[Table, ...], Verdicts, Rows]] = {}

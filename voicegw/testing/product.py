@@ -61,7 +61,7 @@ from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, VoiceSession
 from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import forbidden
-from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
+from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.frames import SequenceCounter
 from voicegw.wire.payloads import (
@@ -144,15 +144,15 @@ OTHERS: Mapping[str, Event] = {
     "join elsewhere": JoinRequested(CHANNEL + 1),
     "join abandoned": JoinAbandoned(VoiceTimeout("explored")),
     "leave": LeaveRequested(),
-    "voice state": VoiceStateUpdated(CHANNEL, Secret("session")),
-    "voice state elsewhere": VoiceStateUpdated(CHANNEL + 1, Secret("session elsewhere")),
-    "voice state of a move": VoiceStateUpdated(CHANNEL + 1, Secret("session")),
-    "voice state, muted": VoiceStateUpdated(CHANNEL, Secret("session"), VoiceFlags(mute=True)),
-    "no channel": VoiceStateUpdated(None, Secret("session")),
-    "voice server": VoiceServerUpdated(Secret("token"), ENDPOINT),
-    "another voice server": VoiceServerUpdated(Secret("another token"), ENDPOINT),
-    "null endpoint": VoiceServerUpdated(Secret("null token"), None),
-    "foreign endpoint": VoiceServerUpdated(Secret("foreign token"), "example.com"),
+    "voice state": VoiceStateUpdated(CHANNEL, Secret(f"{CANARY} session")),
+    "voice state elsewhere": VoiceStateUpdated(CHANNEL + 1, Secret(f"{CANARY} session elsewhere")),
+    "voice state of a move": VoiceStateUpdated(CHANNEL + 1, Secret(f"{CANARY} session")),
+    "voice state, muted": VoiceStateUpdated(CHANNEL, Secret(f"{CANARY} session"), VoiceFlags(mute=True)),
+    "no channel": VoiceStateUpdated(None, Secret(f"{CANARY} session")),
+    "voice server": VoiceServerUpdated(Secret(f"{CANARY} token"), ENDPOINT),
+    "another voice server": VoiceServerUpdated(Secret(f"{CANARY} another token"), ENDPOINT),
+    "null endpoint": VoiceServerUpdated(Secret(f"{CANARY} null token"), None),
+    "foreign endpoint": VoiceServerUpdated(Secret(f"{CANARY} foreign token"), "example.com"),
     "signalling failed": SignallingFailed("RuntimeError"),
     "main session lost": MainSessionLost(),
     "main session started": MainSessionStarted(),
