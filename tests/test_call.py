@@ -96,6 +96,7 @@ async def test_ogg_opus_packets_arrive_unchanged(server: VoiceServer, make_clien
     reading = OggOpusSource(DEMO)
     for _ in range(40):
         expected.append(reading.read())
+    reading.close()
     playback = alice.play(source)
     await bob.wait_for(lambda: len(heard) >= 40)
     playback.stop()
