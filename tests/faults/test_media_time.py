@@ -178,6 +178,16 @@ def test_jitter_of_100_ms_loses_less_than_one_in_a_hundred(seed: int) -> None:
 
 
 @covers("F102")
+def test_the_delay_grows_for_packets_that_others_overtake() -> None:
+    made = Buffer()
+    count = 10 * 60 * 50
+    made.run([(n + (5.3 if n % 10 == 0 else 0.3), n) for n in range(70_001, 70_001 + count)])
+    assert made.stats.late < count / 100
+    assert made.played == sorted(made.played)
+    assert made.stats.delay_s < 0.2
+
+
+@covers("F102")
 def test_a_spike_of_delay_is_waited_out_and_the_delay_comes_down_again(seed: int) -> None:
     chance = random.Random(seed)
     made = Buffer()
