@@ -62,6 +62,15 @@ class Arrived(NamedTuple):
     samples: int
 
 
+class Stray(NamedTuple):
+    """A packet that was put aside: its `place` may be wrong."""
+
+    sequence: int
+    place: int
+    at: float
+    arrived: Arrived
+
+
 class JitterBuffer:
     """Puts one SSRC's packets in order and plays them by the clock; times are in slots of 20 ms.
 
@@ -102,7 +111,7 @@ class JitterBuffer:
         self._emit = emit
         self._delay = DelayEstimate()
         self._waiting: dict[int, Arrived] = {}
-        self._strays: list[tuple[int, float, Arrived]] = []
+        self._strays: list[Stray] = []
         self._next = -1  # the place that is played next; none before the first packet
         self._heard_at = 0.0
         self._samples = FRAME_SAMPLES
@@ -140,13 +149,13 @@ class JitterBuffer:
             self._lost_first = max(0, self._lost_first - self._next + place)
             self._next = place
         if not (self.active and 0 <= place - self._next < LIMIT):
-            self._put_aside(sequence, arrived, now)
+            self._put_aside(sequence, place, arrived, now)
             return
         if place in self._waiting:
             self.stats.late += 1
             return
         if self._strays:
-            self._strays.clear()
+            self._learn_from_late()
         self._keep(place, arrived, now)
 
     def _keep(self, place: int, arrived: Arrived, now: float) -> None:
@@ -201,25 +210,32 @@ class JitterBuffer:
         self._begin(place, arrived, now)
         self._lost_first, self._missed = missing, covered
 
-    def _put_aside(self, sequence: int, arrived: Arrived, now: float) -> None:
+    def _put_aside(self, sequence: int, place: int, arrived: Arrived, now: float) -> None:
         """A packet that comes after its turn, or from where the sender cannot be yet; unless it has moved there."""
         self.stats.late += 1
         strays = self._strays
-        if strays and sequence != (strays[-1][0] + 1) & 0xFFFF:
+        if strays and sequence != (strays[-1].sequence + 1) & 0xFFFF:
             strays.clear()
-        strays.append((sequence, now, arrived))
+        strays.append(Stray(sequence, place, now, arrived))
         if len(strays) < RESTART_PACKETS:
             return
-        if now - strays[0][1] < RESTART_SLOTS:
+        if now - strays[0].at < RESTART_SLOTS:
             del strays[0]
             return
         moved = tuple(strays)
         self.stats.late -= len(moved)
         self.stats.restarts += 1
-        first = moved[0][0] + (1 << 16)
-        self._begin(first, moved[0][2], now)
-        for distance, (_, _, stray) in enumerate(moved[1:], 1):
-            self._keep(first + distance, stray, now)
+        first = moved[0].sequence + (1 << 16)
+        self._begin(first, moved[0].arrived, now)
+        for distance, stray in enumerate(moved[1:], 1):
+            self._keep(first + distance, stray.arrived, now)
+
+    def _learn_from_late(self) -> None:
+        """The stream goes on, so what was put aside was late: the delay must grow."""
+        for stray in self._strays:
+            if stray.place < self._next and stray.arrived.samples == self._samples:
+                self._delay.note(stray.at - stray.place * self._samples / FRAME_SAMPLES)
+        self._strays.clear()
 
     # -- out
 
