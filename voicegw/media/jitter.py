@@ -14,7 +14,8 @@ from voicegw.media.opus_packets import FRAME_SAMPLES, has_copy
 if TYPE_CHECKING:
     from voicegw.media.decoding import StreamDecoder
 
-LIMIT: Final = 50  # packets that may wait: 1 s
+LIMIT: Final = 50  # packets of 20 ms that may wait: 1 s
+LEAST_LIMIT: Final = 8
 CONCEAL_SLOTS: Final = 5  # then the guess fades
 RESTART_PACKETS, RESTART_SLOTS = 5, 3.0
 
@@ -87,6 +88,7 @@ class JitterBuffer:
         "_emit",
         "_ended",
         "_heard_at",
+        "_limit",
         "_lost_first",
         "_made_up",
         "_missed",
@@ -114,7 +116,8 @@ class JitterBuffer:
         self._strays: list[Stray] = []
         self._next = -1  # the place that is played next; none before the first packet
         self._heard_at = 0.0
-        self._samples = FRAME_SAMPLES
+        self._samples = FRAME_SAMPLES  # a packet's
+        self._limit = LIMIT  # how many packets may wait
         self._ahead = 0  # samples beyond the slots that are filled
         self._waited = 0  # slots in a row that were filled because nothing was there
         self._made_up = 0  # slots in a row that were guessed
@@ -139,16 +142,16 @@ class JitterBuffer:
             self._begin(sequence + (1 << 16), arrived, now)
             return
         place = expected + ((sequence - expected + 0x8000) & 0xFFFF) - 0x8000
-        if not self.active and not expected - LIMIT <= place < expected:
+        if not self.active and not expected - self._limit <= place < expected:
             self._resume(place, arrived, now)
             return
-        while place - self._next >= LIMIT and self.active and self.slot <= now:  # the clock stood still
+        while place - self._next >= self._limit and self.active and self.slot <= now:  # the clock stood still
             self.play()
         if self._untouched and 0 < self._next - place <= RESTART_PACKETS:  # the first packets came out of order
             self.stats.lost -= min(self._next - place, self._lost_first)
             self._lost_first = max(0, self._lost_first - self._next + place)
             self._next = place
-        if not (self.active and 0 <= place - self._next < LIMIT):
+        if not (self.active and 0 <= place - self._next < self._limit):
             self._put_aside(sequence, place, arrived, now)
             return
         if place in self._waiting:
@@ -175,7 +178,7 @@ class JitterBuffer:
                 stats.misshapen += 1
         transit = now - place * arrived.samples / FRAME_SAMPLES
         if arrived.samples != self._samples:
-            self._samples = arrived.samples
+            self._expect(arrived.samples)
             delay.restart(transit)
         elif now - self.slot < _STALL_SLOTS:  # else we were away, not the network
             delay.note(transit)
@@ -183,8 +186,10 @@ class JitterBuffer:
 
     def _begin(self, place: int, arrived: Arrived, now: float) -> None:
         """Speech begins, or begins anew."""
+        if self._ahead:  # of a packet that was longer, or of a slot that is not complete
+            self._emit(Turn(self.decoder, self.slot, Action.END, completes=False))
         delay = self._delay
-        self._samples = arrived.samples or FRAME_SAMPLES
+        self._expect(arrived.samples or FRAME_SAMPLES)
         delay.restart(now - place * self._samples / FRAME_SAMPLES)
         self._next = place
         self._waiting.clear()
@@ -196,6 +201,11 @@ class JitterBuffer:
         self._lost_first = self._missed = 0
         self.active = True
         self._keep(place, arrived, now)
+
+    def _expect(self, samples: int) -> None:
+        """Packets are so long now."""
+        self._samples = samples
+        self._limit = max(LEAST_LIMIT, LIMIT * FRAME_SAMPLES // samples)
 
     def _resume(self, place: int, arrived: Arrived, now: float) -> None:
         """The first packet after a pause. What can have been lost meanwhile is no more than the time that went by."""
