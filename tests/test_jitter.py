@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.faults.test_media_time import Buffer
 from voicegw.media.delay import LEAST_SLOTS, MOST_SLOTS, DelayEstimate
 from voicegw.media.heard import Provenance
-from voicegw.media.jitter import LEAST_LIMIT, Action, Arrived
+from voicegw.media.jitter import LEAST_LIMIT, RESTART_PACKETS, Action, Arrived
 
 LENGTHS = ([960], [480], [120, 960, 2880], [5760], [960, 0])
 
@@ -38,7 +38,7 @@ def weather(made: Buffer, chance: random.Random, lengths: list[int]) -> float:
                 made.buffer.insert(place, arrived, now)
                 assert len(made.buffer) <= 400
                 if len(lengths) == 1:
-                    assert len(made.buffer) <= max(LEAST_LIMIT, 50 * 960 // lengths[0])
+                    assert len(made.buffer) <= max(LEAST_LIMIT, 50 * 960 // lengths[0]) + RESTART_PACKETS
         now += chance.choice((0.5, 1, 1, 1, 1.5))
         made.until(now)
         assert made.buffer.active or not len(made.buffer)
@@ -62,6 +62,44 @@ def test_slots_have_no_gaps_and_packets_come_once(seed: int, lengths: list[int])
         held += turn.samples if turn.action is not Action.GO_ON else 0
         assert turn.completes == (held >= 960)
         held -= 960 if turn.completes else 0
+
+
+def test_a_packet_that_cannot_be_decoded_is_as_long_as_its_neighbours() -> None:
+    made = Buffer()
+    for number in range(20):
+        kind, packet, samples = Provenance.RECEIVED, bytes((number + 1,)), 2880
+        if number % 4 == 3:
+            kind, packet, samples = Provenance.UNDECRYPTABLE, b"", 960
+        made.until(10 + 3 * number)
+        made.buffer.insert(number, Arrived(kind, packet, samples), 10 + 3 * number)
+    made.until(200)
+    assert {turn.samples for turn in made.turns if turn.provenance is Provenance.UNDECRYPTABLE} == {2880}
+    assert made.stats.stretched == made.stats.lost == 0
+
+
+def test_a_sender_may_begin_anew_a_hundred_times() -> None:
+    made, chance, now, number, sequence = Buffer(), random.Random(1), 10.0, 0, 0
+    for _ in range(100):
+        sequence += chance.randrange(3000, 60_000)
+        for _ in range(10):
+            number += 1
+            made.until(now)
+            made.buffer.insert(sequence & 0xFFFF, Arrived(Provenance.RECEIVED, number.to_bytes(8, "big"), 960), now)
+            sequence, now = sequence + 1, now + 1
+        now += 500
+        made.until(now)
+    assert made.played == list(range(1, 1001))
+    assert made.stats.lost == 0
+
+
+def test_padding_before_the_first_packet_is_nothing() -> None:
+    made = Buffer()
+    for sequence in (65_535, 0, 1):
+        made.buffer.insert(sequence, Arrived(Provenance.RECEIVED, b"", 0), 10.0)
+    assert not made.buffer.active
+    made.run([(20 + n, 65_538 + n) for n in range(5)])
+    assert made.played == [65_538 + n for n in range(5)]
+    assert made.stats.lost == 0
 
 
 def test_the_target_stays_where_nothing_is_late_and_within_its_bounds() -> None:

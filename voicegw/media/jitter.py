@@ -136,7 +136,8 @@ class JitterBuffer:
         """Take a packet of the network's 16-bit `sequence` that came at `now`."""
         expected = self._next
         if not (arrived.samples or self.active):
-            self._next += sequence == expected & 0xFFFF
+            if expected >= 0 and sequence == expected & 0xFFFF:
+                self._next += 1
             return
         if expected < 0:
             self._begin(sequence + (1 << 16), arrived, now)
@@ -176,6 +177,7 @@ class JitterBuffer:
                 stats.undecryptable += 1
             else:
                 stats.misshapen += 1
+            arrived = self._waiting[place] = arrived._replace(samples=self._samples)  # it is as long as its neighbours
         transit = now - place * arrived.samples / FRAME_SAMPLES
         if arrived.samples != self._samples:
             self._expect(arrived.samples)
@@ -216,6 +218,7 @@ class JitterBuffer:
             self.stats.concealed += covered
         else:
             missing = covered = 0
+            place = (place & 0xFFFF) + (1 << 16)
             self.stats.restarts += 1
         self._begin(place, arrived, now)
         self._lost_first, self._missed = missing, covered
