@@ -397,11 +397,15 @@ class Chaos:
         yield from self._server(ClientsConnected((user_id,)) if joined else ClientDisconnected(user_id))
 
     def group(self) -> Iterator[Event | Stamped]:
-        """The MLS library does not like what came."""
+        """The MLS library does not like what came, once or again and again."""
         number = self._draw.randrange(4)
-        yield self._draw.choice(
+        event = self._draw.choice(
             (GroupRejected(number, "simulated"), CommitIgnored(number), ProposalsRejected(False, b"\0", "simulated"))
         )
+        for _ in range(self._draw.choice((1, 1, 1, 3))):
+            yield event
+        if self._draw.random() < 0.2:
+            yield self.world._stamped(SocketClosed(None), numbered=False)
 
     def main_gateway(self) -> Iterator[Event | Stamped]:
         """Kicks, moves, other servers, null endpoints, a lost session, in any order."""

@@ -81,7 +81,7 @@ def plan_of(seed: int, happenings: Sequence[str]) -> Plan:
     return Plan(
         seed=seed,
         policy=policy,
-        max_attempts=circumstances.choice((2, 3, 12)),
+        max_attempts=circumstances.choice((1, 2, 3, 12)),
         rejoin_after_rate_limit=circumstances.random() < 0.5,
         alone=circumstances.random() < 0.2,
         latency_s=circumstances.choice((0.0, 0.02, 0.3, 2.0)),

@@ -26,6 +26,7 @@ from voicegw.events import (
     FrameRejected,
     GroupJoined,
     GroupRejected,
+    IdentityDiffered,
     IpDiscovered,
     JoinAbandoned,
     JoinRequested,
@@ -54,6 +55,7 @@ from voicegw.events import (
     SpeechStarted,
     Stamped,
     UdpFailed,
+    UserVerified,
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
@@ -86,6 +88,9 @@ from voicegw.wire.payloads import (
 
 Thing = TypeVar("Thing", bound=Shared | MachineSession)
 CONTAINERS = {dict, set, list, deque, Counter}  # what a session changes in place
+
+PATIENT = ("heartbeat", "transport")  # ask several times before they give up
+MOST_DEADLINES = 20
 
 ERROR = ConnectionFailed("explored")
 KEY = Secret(bytes(32))
@@ -128,7 +133,9 @@ WEBSOCKET: Mapping[str, Event] = {
     "transition 0 to version 1": TransitionPrepared(1, 0),
     "transition 1 to version 1": TransitionPrepared(1, 1),
     "transition 1 executed": TransitionExecuted(1),
+    "transition 1 to version 9": TransitionPrepared(9, 1),
     "epoch 1": EpochPrepared(1, 1),
+    "epoch 1 of version 9": EpochPrepared(9, 1),
     "epoch 2": EpochPrepared(1, 2),
 }
 UDP: Mapping[str, Event] = {
@@ -164,6 +171,8 @@ OTHERS: Mapping[str, Event] = {
     "proposals rejected": ProposalsRejected(False, b"\0", "explored"),
     "group joined 0": GroupJoined(0, 1, "0" * 30),
     "group joined 1": GroupJoined(1, 2, "1" * 30),
+    "identity differed": IdentityDiffered(OTHER),
+    "user verified": UserVerified(OTHER),
     "group rejected": GroupRejected(1, "explored"),
     "commit ignored": CommitIgnored(1),
     "speech started": SpeechStarted(),
@@ -209,45 +218,81 @@ class Exploration:
 
 def explore(policy: E2EEPolicy = E2EEPolicy.REQUIRE, limit: int = 20_000) -> Exploration:
     """Follow every kind of call under every event; at most `limit` kinds, and one counterexample each of what fails."""
-    options = Options(policy=policy, max_attempts=2, rejoin_after_rate_limit=True)
-    first = VoiceSession(USER, GUILD, options)
-    seen = {kind_of(first)}
-    todo: deque[tuple[VoiceSession, float, tuple[str, ...]]] = deque([(first, 0.0, ())])
-    found: dict[str, Counterexample] = {}
-    steps = 0
-    taken: list[object] = []
-    while todo and len(seen) < limit:
-        session, now, path = todo.popleft()
-        ghost = _heeds_a_ghost(session, now)
-        if ghost is not None:
-            what = "V04: an event of an older socket has an effect"
-            found.setdefault(what, Counterexample((*path, ghost), what))
-        for name, event, later in happenings(session, now):
-            steps += 1
-            branch = clone(session)
-            branch.observer = taken.append
-            taken.clear()
-            trail = (*path, name)
-            try:
-                effects = branch.receive(event, later)
-            except EventNotAllowed:
-                effects = []
-            except Exception as error:  # the core must raise nothing else, whatever comes
-                what = f"V01: the core raises {type(error).__name__}"
-                found.setdefault(what, Counterexample(trail, what))
-                continue
-            wrongs = list(forbidden(branch))
-            if not taken and (effects or set(branch.shared.timers) != set(session.shared.timers)):
-                wrongs.append("V03: what is ignored has an effect")
-            if any(isinstance(effect, ReleaseStream) and not effect.encrypted for effect in effects):
-                wrongs += ["V09: speech leaves in the clear against the policy"] * (policy is E2EEPolicy.REQUIRE)
-            for what in wrongs:
-                found.setdefault(what, Counterexample(trail, what))
-            kind = kind_of(branch)
-            if kind not in seen:
-                seen.add(kind)
-                todo.append((branch, later, trail))
-    return Exploration(len(seen), steps, not todo, tuple(found.values()))
+    return _Explorer(policy, limit).go()
+
+
+class _Explorer:
+    """One exploration, breadth first."""
+
+    def __init__(self, policy: E2EEPolicy, limit: int) -> None:
+        first = VoiceSession(USER, GUILD, Options(policy=policy, max_attempts=2, rejoin_after_rate_limit=True))
+        self.policy, self.limit = policy, limit
+        self.seen = {kind_of(first)}
+        self.todo: deque[tuple[VoiceSession, float, tuple[str, ...]]] = deque([(first, 0.0, ())])
+        self.found: dict[str, Counterexample] = {}
+        self.steps = 0
+
+    def go(self) -> Exploration:
+        """Follow them all, or as many as the limit allows."""
+        while self.todo and len(self.seen) < self.limit:
+            session, now, path = self.todo.popleft()
+            ghost = _heeds_a_ghost(session, now)
+            if ghost is not None:
+                self._note("V04: an event of an older socket has an effect", (*path, ghost))
+            for name, event, later in happenings(session, now):
+                branch = clone(session)
+                if self._step(branch, event, later, (*path, name)):
+                    self._follow(branch, later, (*path, name))
+            for machine in PATIENT:
+                self._wear_out(clone(session), machine, now, path)
+        return Exploration(len(self.seen), self.steps, not self.todo, tuple(self.found.values()))
+
+    def _step(self, branch: VoiceSession, event: Event | Stamped, now: float, trail: tuple[str, ...]) -> bool:
+        """One event, and all that must hold after it; False where the core cannot go on."""
+        self.steps += 1
+        taken: list[object] = []
+        branch.observer = taken.append
+        before = branch.shared.timers.keys() - ({event.name} if isinstance(event, DeadlinePassed) else set())
+        try:
+            effects = branch.receive(event, now)
+        except EventNotAllowed:
+            effects = []
+        except Exception as error:  # the core must raise nothing else, whatever comes
+            self._note(f"V01: the core raises {type(error).__name__}", trail)
+            return False
+        for what in forbidden(branch):
+            self._note(what, trail)
+        if not taken and (effects or branch.shared.timers.keys() != before):
+            self._note("V03: what is ignored has an effect", trail)
+        if self.policy is E2EEPolicy.REQUIRE and any(
+            isinstance(effect, ReleaseStream) and not effect.encrypted for effect in effects
+        ):
+            self._note("V09: speech leaves in the clear against the policy", trail)
+        return True
+
+    def _wear_out(self, branch: VoiceSession, machine: str, now: float, path: tuple[str, ...]) -> None:
+        """Let one machine's deadlines pass, one after the other, until it gives up what it is about."""
+        session: MachineSession = getattr(branch, machine)
+        kind = kind_of(branch)
+        for _ in range(MOST_DEADLINES):
+            name = session.table.states[session.state].deadline
+            if name is None:
+                return
+            path, now = (*path, name), max(now, branch.shared.timers[name])
+            if not self._step(branch, DeadlinePassed(name, branch.shared.timers[name]), now, path):
+                return
+            if kind_of(branch) != kind:
+                self._follow(branch, now, path)
+                return
+
+    def _follow(self, branch: VoiceSession, now: float, path: tuple[str, ...]) -> None:
+        kind = kind_of(branch)
+        if kind not in self.seen:
+            self.seen.add(kind)
+            self.todo.append((branch, now, path))
+
+    def _note(self, what: str, trail: tuple[str, ...]) -> None:
+        self.found.setdefault(what, Counterexample(trail, what))
 
 
 def _heeds_a_ghost(session: VoiceSession, now: float) -> str | None:
@@ -278,10 +323,15 @@ def happenings(session: VoiceSession, now: float) -> Iterator[tuple[str, Event |
 
 
 def kind_of(session: VoiceSession) -> tuple[object, ...]:
-    """What tells two calls apart: the six states, and what most guards look at."""
-    call, shared = session.call, session.shared
+    """What tells two calls apart: the six states, and what most guards look at.
+
+    How often heart and path have asked already is left out; `_Explorer._wear_out` lets them ask to the end.
+    """
+    call, shared, states = session.call, session.shared, session.states
+    for machine in PATIENT:
+        states[machine] = states[machine].partition(".")[0]
     return (
-        *session.states.values(),
+        *states.values(),
         session.speech.allowed,
         call.session_id is not None,
         call.token is not None,
