@@ -36,6 +36,7 @@ from voicegw.events import DeadlinePassed, LeaveRequested, SocketClosed
 from voicegw.gateway import DiscordGatewayVoice
 from voicegw.kokoro import Kokoro
 from voicegw.media.sources import ToneSource
+from voicegw.secret import Secret
 from voicegw.testing.chaos import Chaos
 from voicegw.testing.simulation import Simulation
 from voicegw.wire.opcodes import Opcode
@@ -336,8 +337,8 @@ class Encoder(DiscordGatewayVoice):
     def _alive(self) -> bool:
         return True
 
-    def _keep(self, frame: str | bytes) -> bool:
-        self.kept.append(frame)
+    def _keep(self, frame: str | bytes | Secret[str]) -> bool:
+        self.kept.append(frame.reveal() if isinstance(frame, Secret) else frame)
         return True
 
     def carry_out(self, effect: Effect) -> None:
