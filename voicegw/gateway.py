@@ -331,7 +331,7 @@ class DiscordGatewayVoice:
             writer.cancel()
             if self.websocket is websocket:
                 self.websocket = None
-            await websocket.release()
+            self._spawn(websocket.release())  # in a task of its own: this one may be cancelled already
 
     def _failed(self, generation: int, error: Exception) -> None:
         _log.error("reading the voice websocket failed", exc_info=error)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from tests.faults.cells import covers
 from tests.faults.hands import says
 from tests.faults.raw_server import CHANNEL
+from tests.faults.rekey import a_key, describe_again, pair
 from tests.faults.worlds import in_phase
 from voicegw.effects import CloseSocket, OpenUdp, SendDiscovery, SendHeartbeat, SendSelectProtocol, UseKey, Warned
 from voicegw.errors import (
@@ -26,7 +25,7 @@ from voicegw.events import IpDiscovered, SocketOpened
 from voicegw.media.sources import ToneSource
 from voicegw.secret import Secret
 from voicegw.session import Options
-from voicegw.testing.simulation import SimulatedClient, Simulation
+from voicegw.testing.simulation import Simulation
 from voicegw.testing.world import MEDIA, World
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
 from voicegw.wire.opcodes import Opcode
@@ -296,57 +295,6 @@ def test_a_description_before_we_asked_for_one_is_ignored() -> None:
 
 
 # -- F32: a repeated Session Description is a re-key
-
-
-@pytest.fixture
-def sealed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Every (key, nonce) that a client seals with, in order."""
-    keys: dict[int, bytes] = {}
-    used: list[tuple[bytes, bytes]] = []
-    make, seal = TransportCipher.__init__, TransportCipher.seal
-
-    def noted(self: TransportCipher, mode: str, key: Secret[bytes], direction: Any = "client", *more: Any) -> None:
-        make(self, mode, key, direction, *more)
-        if direction == "client":
-            keys[id(self)] = key.reveal()
-            kept.append(self)
-
-    def counted(self: TransportCipher, *arguments: Any) -> bytes:
-        datagram = seal(self, *arguments)
-        if id(self) in keys:
-            used.append((keys[id(self)], datagram[-4:]))
-        return datagram
-
-    kept: list[TransportCipher] = []
-    monkeypatch.setattr(TransportCipher, "__init__", noted)
-    monkeypatch.setattr(TransportCipher, "seal", counted)
-    yield used
-    assert len(used) == len(set(used))
-
-
-def a_key(number: int) -> bytes:
-    """A transport key that no other test uses: a key's count outlives a test, as it must."""
-    return hashlib.sha256(b"described again %d" % number).digest()
-
-
-def describe_again(sim: Simulation, user_id: int, key: bytes) -> None:
-    """The server sends op 4 with this key, and uses it."""
-    session = sim.server.session(user_id)
-    session.secret_key = Secret(key)
-    session.cipher = TransportCipher(session.mode, session.secret_key, "server")
-    session.send(
-        Opcode.SESSION_DESCRIPTION,
-        {"mode": session.mode, "secret_key": list(key), "dave_protocol_version": 1},
-    )
-
-
-async def pair(sim: Simulation) -> tuple[SimulatedClient, SimulatedClient]:
-    """Two clients in one encrypted call."""
-    alice, bob = sim.client(1), sim.client(2)
-    await alice.connect(CHANNEL)
-    await bob.connect(CHANNEL)
-    await bob.wait_for(lambda: bob.privacy_code != "" and bob.privacy_code == alice.privacy_code)
-    return alice, bob
 
 
 @covers("F32", "R")

@@ -15,7 +15,7 @@ from voicegw.secret import Secret
 
 Frame = str | bytes | Secret[str]
 
-WINDOW_S = 10.0
+WINDOW_S = 10.5  # 10 s, and a little for what the network brings closer together
 FRAMES_A_WINDOW = 60
 LIMIT_OF_OTHERS = 55  # the rest is kept free for heartbeats
 LIMIT_OF_SPEAKING = 40

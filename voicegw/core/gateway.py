@@ -317,8 +317,8 @@ class GatewaySession(MachineSession):
         self._lose("lost_new_pair", VoiceTimeout(f"the voice server did not answer in time ({event.name})"))
 
     def report_refused(self, event: SocketRefused) -> None:
-        """The certificate is wrong: no retry would be safe."""
-        self._lose("lost_for_good", event.error)
+        """The certificate is wrong: nothing was said, and nothing falls back."""
+        self._lose("lost_untrusted", event.error)
 
     def report_address_refused(self, event: ReadyReceived) -> None:
         """The voice server named a media address that must not be sent to."""

@@ -5,7 +5,8 @@
     binary, from client    u8 opcode, payload
 
 Source: Discord voice docs, "Gateway Events" and "Buffered Resume". Integers wider than 64 bits, more than 10,000
-items in a list, 32 levels, 1 MiB, NaN and repeated keys are refused, whatever opcode they come in.
+items in a list, 32 levels, 32,768 values in all, 1 MiB, NaN, repeated keys and half surrogate pairs are refused,
+whatever opcode they come in.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 
 from voicegw.errors import MalformedFrame
 from voicegw.secret import Secret
-from voicegw.wire.opcodes import BINARY_FROM_SERVER
+from voicegw.wire.opcodes import BINARY_FROM_SERVER, NOT_NEEDED
 from voicegw.wire.payloads import BINARY_PAYLOADS, TEXT_PAYLOADS, U16, U64, Payload, Unlisted
 
 MAX_FRAME_BYTES = 1 << 20
@@ -100,13 +101,15 @@ def decode_text(text: str | Secret[str]) -> Message:
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq < U64:
         seq = None
     if op in BINARY_FROM_SERVER:
-        raise MalformedFrame("an MLS message in a text frame", op, seq)
+        raise MalformedFrame("an MLS message in a text frame", seq=seq)
     decode = TEXT_PAYLOADS.get(op)
     if decode is None:
         return Message(seq, Unlisted(op))
     try:
         return Message(seq, decode(envelope.get("d")))
     except MalformedFrame as error:
+        if op in NOT_NEEDED:
+            return Message(seq, Unlisted(op))
         raise MalformedFrame(str(error), op, seq) from error
 
 
@@ -124,7 +127,7 @@ def decode_binary(data: bytes) -> Message:
     decode = BINARY_PAYLOADS.get(op)
     if decode is None:
         if op in TEXT_PAYLOADS:
-            raise MalformedFrame("a JSON message in a binary frame", op, seq)
+            raise MalformedFrame("a JSON message in a binary frame", seq=seq)
         return Message(seq, Unlisted(op))
     try:
         return Message(seq, decode(bytes(data[3:])))
@@ -138,11 +141,15 @@ def read_envelope(text: str | Secret[str]) -> dict[str, Any]:
     Raises:
         MalformedFrame: not JSON, not an object, no opcode, or beyond the limits.
     """
-    if (len(text) if isinstance(text, str) else len(text.reveal())) > MAX_FRAME_BYTES:
+    if len(_bare(text)) > MAX_FRAME_BYTES:
         raise MalformedFrame("a frame above 1 MiB")
+    if _bare(text).count(",") > MAX_ITEMS:  # before it is parsed: what could take long is not begun
+        raise MalformedFrame("a text frame with too many values")
     data, wrong = None, ""
     try:
-        data = _DECODER.decode(text if isinstance(text, str) else text.reveal())
+        data = _DECODER.decode(_bare(text))
+        if "\\ud" in _bare(text).lower():
+            json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except MalformedFrame as error:
         wrong = str(error)
     except (ValueError, RecursionError):
@@ -156,6 +163,11 @@ def read_envelope(text: str | Secret[str]) -> dict[str, Any]:
     if not isinstance(op, int) or isinstance(op, bool) or not 0 <= op < U16:
         raise MalformedFrame("a text frame without an opcode")
     return data
+
+
+def _bare(text: str | Secret[str]) -> str:
+    """The frame's text, never kept in a variable that a traceback could show."""
+    return text if isinstance(text, str) else text.reveal()
 
 
 def _check_size(value: object, depth: int) -> None:

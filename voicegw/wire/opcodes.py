@@ -59,6 +59,19 @@ BINARY_FROM_SERVER = frozenset(
 BINARY_FROM_CLIENT = frozenset({Opcode.MLS_KEY_PACKAGE, Opcode.MLS_COMMIT_WELCOME})
 
 
+# What no audio client lives on: whatever such a message holds, it is no reason to complain.
+NOT_NEEDED = frozenset(
+    {
+        Opcode.VIDEO,
+        Opcode.SESSION_UPDATE,
+        Opcode.MEDIA_SINK_WANTS,
+        Opcode.VOICE_BACKEND_VERSION,
+        Opcode.CLIENT_FLAGS,
+        Opcode.CLIENT_PLATFORM,
+    }
+)
+
+
 class Speaking(IntFlag):
     """Flags of op 5."""
 
