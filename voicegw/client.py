@@ -17,6 +17,7 @@ from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.adapters.timers import Timers
 from voicegw.adapters.waiters import Waiters
+from voicegw.adapters.wake import wake_watch
 from voicegw.adapters.websocket import check_tls_context, tls_context
 from voicegw.core.dave import Verification
 from voicegw.effects import (
@@ -69,6 +70,7 @@ from voicegw.events import (
     DeadlinePassed,
     Event,
     GroupRejected,
+    HostWoke,
     JoinAbandoned,
     JoinRequested,
     KeyExhausted,
@@ -523,8 +525,9 @@ class VoiceClient:
                 self._clock.cancel(name)
             case SendVoiceState(channel_id=channel_id):
                 self._spawn(self._signal(channel_id))
-            case OpenSocket(generation=generation):
-                self.gateway.open_socket(generation)
+            case OpenSocket(generation=generation, in_turn=in_turn):
+                self.gateway.open_socket(generation, in_turn)
+                wake_watch(self._running, self.system).add(self, self._woken)
             case CloseSocket(code=code):
                 self.gateway.close_socket(code)
             case AbortSocket():
@@ -595,6 +598,9 @@ class VoiceClient:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
 
+    def _woken(self, seconds: float) -> None:
+        self.feed(HostWoke(seconds))
+
     def _key_worn(self) -> None:
         self._feed_from_pacer(KeyExhausted())
 
@@ -663,6 +669,7 @@ class VoiceClient:
 
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
+        wake_watch(self._running, self.system).remove(self)
         self.player.close()
         self._path.close()
         self._hearing.end()

@@ -27,9 +27,13 @@ class SendVoiceState:
 
 @dataclass(frozen=True, slots=True)
 class OpenSocket:
-    """Dial the voice endpoint of the present credentials; events carry `generation`."""
+    """Dial the voice endpoint of the present credentials; events carry `generation`.
+
+    `in_turn`: the turn among the dials of this process has been waited for.
+    """
 
     generation: int
+    in_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

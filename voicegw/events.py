@@ -119,6 +119,22 @@ class SocketFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DialPostponed:
+    """The process has dialled too often lately; our turn comes in `seconds`, None where that is too late."""
+
+    name: ClassVar[str] = "dial_postponed"
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostWoke:
+    """The host has slept, or the process has not run, for `seconds`."""
+
+    name: ClassVar[str] = "host_woke"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SocketUnavailable:
     """The upgrade was answered with HTTP 5xx."""
 
@@ -520,6 +536,8 @@ Event = (
     | MainSessionStarted
     | MainSessionResumed
     | SocketOpened
+    | DialPostponed
+    | HostWoke
     | SocketFailed
     | SocketUnavailable
     | SocketRateLimited

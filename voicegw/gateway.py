@@ -29,6 +29,7 @@ from voicegw.errors import (
     MalformedFrame,
 )
 from voicegw.events import (
+    DialPostponed,
     Event,
     FrameRejected,
     ReaderFailed,
@@ -50,6 +51,7 @@ from voicegw.wire.payloads import HeartbeatAcked
 if TYPE_CHECKING:
     from voicegw.client import VoiceClient
 
+LONGEST_QUEUE_S = 60.0  # a turn to dial that is further away is not waited for
 SLICE_S = 0.02
 TOO_MANY_REQUESTS, SERVER_TROUBLE = 429, 500  # HTTP
 
@@ -174,13 +176,18 @@ class DiscordGatewayVoice:
 
     # -- effects on the websocket, called by the client in the core's order
 
-    def open_socket(self, generation: int) -> None:
-        """Dial; what happens comes back stamped with `generation`."""
+    def open_socket(self, generation: int, in_turn: bool = False) -> None:
+        """Dial, when it is our turn in this process; what happens comes back stamped with `generation`."""
         self._generation = generation
         self._drop()
         self._outbox.begin()
         if self.kokoro is not None:
             self.kokoro.begin()
+        if not in_turn:
+            wait_s = self.client.system.dials.reserve(self.loop.time(), LONGEST_QUEUE_S) if self.loop else 0.0
+            if wait_s != 0.0:
+                self._feed(generation, DialPostponed(wait_s))
+                return
         self._runner = self._spawn(self._run(generation))
 
     def close_socket(self, code: int) -> None:

@@ -8,15 +8,19 @@ import sys
 import time
 from typing import Any
 
+from voicegw.adapters.dials import DialBudget
+
 
 class System:
     """This host. A subclass stands for another one: `voicegw.testing.network.Host` is a simulated one.
 
-    The monotonic clock is the event loop's. `random` spreads retries and guards nothing.
+    The monotonic clock is the event loop's. `random` spreads retries and guards nothing; `dials` is the budget of all
+    calls that share this object, which are by default those of the process.
     """
 
     def __init__(self) -> None:
         self.random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self.dials = DialBudget(self.random)
 
     def udp_socket(self, family: socket.AddressFamily) -> socket.socket:
         """A fresh UDP socket.

@@ -38,6 +38,7 @@ from voicegw.errors import (
     WebSocketProtocolError,
 )
 from voicegw.events import (
+    DialPostponed,
     DiscoveryFailed,
     E2eeAgreed,
     FrameRejected,
@@ -78,13 +79,14 @@ MAX_USERS = 1000
 class GatewaySession(MachineSession):
     """One voice session with one voice server."""
 
-    __slots__ = ("address", "key", "last_close_code", "met", "mode", "rejected_in_row", "renewing", "selected")
+    __slots__ = ("address", "key", "last_close_code", "met", "mode", "rejected_in_row", "renewing", "selected", "turn_s")
     machine: ClassVar[str] = "gateway"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.mode = ""
         self.rejected_in_row = 0
+        self.turn_s = 0.0
         self.last_close_code: int | None = None
         self.address = self.selected = ("", 0)
         self.key: Secret[bytes] | None = None
@@ -102,7 +104,15 @@ class GatewaySession(MachineSession):
         """The most that we wait before resuming on a server in trouble."""
         return self.bound("resume_backoff_over")
 
+    def until_turn(self) -> float:
+        """Seconds until this process may dial for us."""
+        return self.turn_s
+
     # guards
+
+    def turn_too_late(self, event: DialPostponed) -> bool:
+        """Is the turn further away than we wait?"""
+        return event.seconds is None or event.seconds > self.bound("dial_turn")
 
     def media_address_refused(self, event: ReadyReceived) -> bool:
         """Is the media address one that must not be sent to?"""
@@ -182,6 +192,20 @@ class GatewaySession(MachineSession):
         """Dial; events of older sockets count no more."""
         self.shared.socket_generation += 1
         self.shared.effects.append(OpenSocket(self.shared.socket_generation))
+
+    def open_socket_in_turn(self, event: Any) -> None:
+        """Dial: we have waited for our turn."""
+        self.shared.socket_generation += 1
+        self.shared.effects.append(OpenSocket(self.shared.socket_generation, in_turn=True))
+
+    def note_turn(self, event: DialPostponed) -> None:
+        """When it comes."""
+        assert event.seconds is not None
+        self.turn_s = event.seconds
+
+    def report_no_turn(self, event: Any) -> None:
+        """Tell the call that it was not even tried."""
+        self._lose("lost_later", ConnectionFailed("this process has dialled too often lately"))
 
     def close_socket(self, event: Any) -> None:
         """Close with 1000: we are done for good."""

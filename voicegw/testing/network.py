@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from voicegw.adapters.dials import DialBudget
 from voicegw.adapters.system import System
 from voicegw.testing.loop import PROCESS, Process, VirtualLoop
 from voicegw.testing.sockets import Connection, DatagramSocket, Listener, StreamSocket
@@ -104,6 +105,7 @@ class Host(System, Process):
         self.network = network
         self.address = address
         self.random = random.Random(f"host {address} {network.seed}")  # noqa: S311 - a simulation must be repeatable
+        self.dials = DialBudget(self.random)
         self.udp_out, self.udp_in, self.tcp_out, self.tcp_in = Link(), Link(), Link(), Link()
         self.wall_offset_s = 0.0
         self.port_shift = 0
