@@ -68,11 +68,14 @@ class Call:
         assert self.phase == phase, f"wanted {phase}, the call is in {self.alice.states}"
         return self
 
+    def hold_no_more(self) -> None:
+        """What kept the call in its phase is gone."""
+        self.sim.network.black_holes.clear()
+        self.sim.server.faults.withhold.clear()
+
     def let_go(self) -> None:
-        """Nothing holds the call any more."""
-        sim = self.sim
-        sim.network.black_holes.clear()
-        sim.server.faults.withhold.clear()
+        """Nothing holds the call any more, and nothing fails."""
+        self.hold_no_more()
         self.host.recover()
         if self.alice.signalling.silent:
             self.alice.signalling.silent = False

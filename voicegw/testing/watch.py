@@ -194,7 +194,7 @@ class Watch(logging.Handler):
         if client.states["call"] == "closed" and client.sender.open:
             self.violate("V16: the stream is open after the end")
         sockets = [one for one in self._simulation.network.descriptors.values() if one.host is client.system]
-        if len(sockets) > OLD_PAIR:
+        if len(sockets) > self._most_sockets(client.system):
             self.violate(f"V05: {len(sockets)} UDP sockets are open")
 
     def _before_effect(self, client: SimulatedClient, effect: Effect) -> None:
@@ -240,8 +240,11 @@ class Watch(logging.Handler):
             if len(dials) > most and dials[-1] - dials[-1 - most] < window_s - 1e-6:
                 self.violate(f"V17: more than {most} dials in {window_s:g} s")
         streams = [one for one in host.network.connections if host in one.hosts and not one.ends[0].closed]
-        if len(streams) > OLD_PAIR:
+        if len(streams) > self._most_sockets(host):
             self.violate(f"V05: {len(streams)} control sockets are open")
+
+    def _most_sockets(self, host: Host) -> int:
+        return OLD_PAIR * sum(client.system is host for client in self._simulation.clients)
 
     def _spend(self, key: object, nonce: int, what: str) -> None:
         if key is None:
