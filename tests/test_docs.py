@@ -19,6 +19,7 @@ from voicegw.media.sources import LimitedSource
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.tables.draw import to_overview
 from voicegw.tables.load import load_table
+from voicegw.testing.simulation import Simulation
 
 ROOT = Path(__file__).parent.parent
 SONG = ROOT / "voicegw" / "media" / "demo.ogg"
@@ -141,6 +142,15 @@ def test_the_rules_find_a_panel_that_forgets_to_hide() -> None:
 
 def test_there_are_no_examples_that_no_test_runs() -> None:
     assert len(EXAMPLES) == 5
+<<<<<<< HEAD
+=======
+
+
+def test_the_readmes_simulated_bot_gets_through(voice_simulation: Simulation) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile(EXAMPLES[3], "README.md", "exec"), namespace)
+    namespace["test_half_a_minute_of_trouble"](voice_simulation)
+>>>>>>> 486418e (Give bots' tests a simulated network; cancel and close at every await)
 
 
 def test_the_readmes_diagram_is_current() -> None:

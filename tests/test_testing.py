@@ -52,6 +52,10 @@ def test_the_world_is_a_fixture(voice_world: World) -> None:
 
 
 BOT_TEST = """
+import asyncio
+
+import pytest
+
 from voicegw import ToneSource
 
 pytest_plugins = []
@@ -71,6 +75,18 @@ def test_a_call_in_virtual_time(voice_world):
     voice_world.join()
     voice_world.advance(3600)
     assert voice_world.states["call"] == "connected"
+
+
+@pytest.mark.parametrize("voice_simulation", range(2), indirect=True)
+def test_a_whole_call_in_virtual_time(voice_simulation):
+    async def story(sim):
+        alice = sim.client(1)
+        await alice.connect(channel_id=9)
+        alice.system.suspend(3600)
+        await asyncio.sleep(3700)
+        assert alice.states["gateway"] == "ready"
+
+    voice_simulation.run(story)
 """
 
 
@@ -78,4 +94,4 @@ def test_a_call_in_virtual_time(voice_world):
 def test_a_bots_tests_find_the_fixtures_by_themselves(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(BOT_TEST)
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
-    pytester.runpytest_subprocess().assert_outcomes(passed=2)
+    pytester.runpytest_subprocess().assert_outcomes(passed=4)

@@ -101,7 +101,10 @@ class Schedule:
 
 
 class VirtualLoop(base_events.BaseEventLoop):
-    """See the module. `network` gives it streams and sockets; `limit_s` bounds the virtual time of a run."""
+    """See the module. `network` gives it streams and sockets; `limit_s` bounds the virtual time of a run.
+
+    `before_step` sees each step of a task before it is taken, for tests that disturb one.
+    """
 
     # asyncio's own, which its type hints leave out
     _ready: deque[asyncio.Handle]
@@ -117,6 +120,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.steps = 0
         self.now = begin_s
         self.problems: list[str] = []
+        self.before_step: Callable[[asyncio.Task[Any], Process | None], None] | None = None
         self.readers: dict[int, asyncio.Handle] = {}
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -198,6 +202,10 @@ class VirtualLoop(base_events.BaseEventLoop):
                 continue
             self.steps += 1
             self._steps_here += 1
+            if self.before_step is not None:
+                task = _task_of(handle)
+                if task is not None:
+                    self.before_step(task, _process_of(handle))
             handle._run()
         if self._steps_here > STEPS_AT_ONE_TIME:
             raise Endless(f"{self._steps_here} steps at {self.now:.6f} s")

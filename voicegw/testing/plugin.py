@@ -1,6 +1,6 @@
-"""The pytest plugin of voicegw: a local voice server, clients on it, and a call in virtual time, as fixtures.
+"""The pytest plugin of voicegw: a local voice server, clients on it, and calls in virtual time, as fixtures.
 
-The first two need pytest-asyncio and the extra `demo`.
+`voice_server` and `voice_client` need pytest-asyncio, all but `voice_world` the extra `demo`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from voicegw.client import VoiceClient
     from voicegw.server import VoiceServer
+    from voicegw.testing.simulation import Simulation
     from voicegw.testing.world import World
 
 try:
@@ -29,6 +30,17 @@ def voice_world() -> World:
     from voicegw.testing.world import World
 
     return World()
+
+
+@pytest.fixture
+def voice_simulation(request: pytest.FixtureRequest) -> Simulation:
+    """Whole clients and a voice server on a simulated network, in virtual time: `voice_simulation.run(story)`.
+
+    The seed is 0; `@pytest.mark.parametrize("voice_simulation", range(20), indirect=True)` runs a test for twenty.
+    """
+    from voicegw.testing.simulation import Simulation
+
+    return Simulation(seed=getattr(request, "param", 0))
 
 
 if ASYNCHRONOUS:
