@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.phases import ALICE, CHANNEL, Call, in_call
 from tests.faults.cells import covers
+from tests.faults.phases import ALICE, CHANNEL, Call, in_call
 from voicegw.effects import Notice
 from voicegw.errors import EventNotAllowed, VoiceError
 from voicegw.events import LeaveRequested
@@ -190,6 +190,17 @@ def test_a_cancelled_waiter_takes_only_its_own_wish_back(phase: str, seed: int) 
             task.cancel()
         await asyncio.wait(tasks)
         assert all(task.cancelled() or task.exception() is None for task in tasks)
+        if phase in "PDHB" and seed:
+            assert call.joining is not None
+            other = asyncio.ensure_future(alice.connect(CHANNEL))
+            await asyncio.sleep(0)
+            call.joining.cancel()
+            await asyncio.wait([call.joining])
+            call.joining = None
+            call.let_go()
+            await other
+            assert call.phase == "R"
+            return
         if phase in "PDHB":
             assert call.joining is not None
             left = call.leaves

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.phases import ALICE, CHANNEL
 from tests.faults.cells import covers
+from tests.faults.phases import ALICE, CHANNEL
 from voicegw.errors import VoiceError
 from voicegw.testing.loop import Process
 from voicegw.testing.network import Host

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.phases import ALICE, CHANNEL, Call, in_call, until
 from tests.faults.cells import covers
+from tests.faults.phases import ALICE, CHANNEL, Call, in_call, until
 from voicegw.errors import ConnectionFailed, UsedElsewhere, VoiceError
 from voicegw.events import (
     Event,

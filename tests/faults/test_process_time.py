@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.faults.phases import ALICE, Call, in_call
 from tests.faults.cells import covers
+from tests.faults.phases import ALICE, Call, in_call, until
 from voicegw.testing.bots import Frames
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import kind_of
@@ -51,7 +51,12 @@ def test_a_stalled_process_sends_no_burst_and_keeps_its_session(phase: str, seed
 def test_a_wall_clock_that_jumps_changes_nothing(phase: str, seed: int) -> None:
     def traced(jump_s: float) -> list[str]:
         async def story(call: Call) -> None:
+            if phase in "HR":  # while a beat is out
+                await until(lambda: call.alice.states["heartbeat"] == "beating.awaiting_ack")
             call.host.wall_offset_s += jump_s
+            await asyncio.sleep(0.1)
+            if phase in "HR":
+                assert call.alice.latency == pytest.approx(0.04, abs=0.01)
             await asyncio.sleep(12)
             call.let_go()
             await call.settle()

@@ -79,7 +79,17 @@ MAX_USERS = 1000
 class GatewaySession(MachineSession):
     """One voice session with one voice server."""
 
-    __slots__ = ("address", "key", "last_close_code", "met", "mode", "rejected_in_row", "renewing", "selected", "turn_s")
+    __slots__ = (
+        "address",
+        "key",
+        "last_close_code",
+        "met",
+        "mode",
+        "rejected_in_row",
+        "renewing",
+        "selected",
+        "turn_s",
+    )
     machine: ClassVar[str] = "gateway"
 
     def __init__(self, shared: Shared) -> None:
