@@ -129,6 +129,24 @@ def test_a_suspended_process_does_not_see_the_time_pass(loop: VirtualLoop) -> No
     assert world == pytest.approx(3601.0)
 
 
+def test_a_process_that_is_suspended_twice_sleeps_twice_as_long(loop: VirtualLoop) -> None:
+    process = Process()
+
+    async def sleeper() -> float:
+        PROCESS.set(process)
+        await asyncio.sleep(1)
+        return loop.now - 1000.0
+
+    async def story() -> float:
+        task = loop.create_task(sleeper())
+        await asyncio.sleep(0.5)
+        loop.suspend(process, 60)
+        loop.suspend(process, 3600)
+        return await task
+
+    assert loop.run_until_complete(story()) == pytest.approx(3661.0)
+
+
 def test_what_asyncio_would_only_log_is_kept(loop: VirtualLoop) -> None:
     def fail() -> None:
         raise OSError(errno.EIO, "broken")

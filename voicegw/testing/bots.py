@@ -140,7 +140,7 @@ class Bot:
             raise Violation(f"V15: the call ended with {error!r}")
         await self.end()
         self.notices.clear()
-        if self.signalling.credentials is not None:
+        if self.signalling.credentials is not None and self.signalling.requests[-1] is not None:
             raise Violation(f"V16: {self} ended with {error!r} and is still in its channel")
         self.client = self._make()
         try:

@@ -283,10 +283,8 @@ async def udp_cut(scene: Scene, chance: random.Random) -> None:
 
 @injector
 async def udp_rebind(scene: Scene, chance: random.Random) -> None:
-    """The NAT gives us another port for a while."""
-    host = scene.bot(chance).client.system
-    host.rebind()
-    scene.later(chance.choice((5.0, 30.0)), lambda: setattr(host, "port_shift", 0))
+    """The NAT forgets us: what we send comes from another port, and what is sent to the old one is lost."""
+    scene.bot(chance).client.system.rebind()
 
 
 @injector
@@ -337,8 +335,8 @@ async def dave_guest(scene: Scene, chance: random.Random) -> None:
 
 @injector
 async def dave_withhold(scene: Scene, chance: random.Random) -> None:
-    """A message of the group is lost on its way to everybody."""
-    op = chance.choice((21, 22, 25, 27, 29))
+    """A transition is announced or executed without a word; the server owes everything else of the group."""
+    op = chance.choice((Opcode.DAVE_PREPARE_TRANSITION, Opcode.DAVE_EXECUTE_TRANSITION))
     faults = scene.server.faults
     faults.withhold.add(op)
     scene.later(chance.uniform(0.5, 10), lambda: faults.withhold.discard(op))
@@ -424,8 +422,11 @@ async def clk_jump(scene: Scene, chance: random.Random) -> None:
 
 @injector
 async def clk_suspend(scene: Scene, chance: random.Random) -> None:
-    """The host sleeps."""
-    scene.bot(chance).client.system.suspend(chance.choice((5.0, 60.0, 3600.0)))
+    """The host sleeps, and may find another network when it wakes."""
+    host = scene.bot(chance).client.system
+    host.suspend(chance.choice((5.0, 60.0, 3600.0)))
+    if chance.random() < 0.5:
+        host.rebind()
 
 
 @injector

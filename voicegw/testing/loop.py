@@ -158,8 +158,11 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.arrive_at(process.frozen_until, lambda: None)
 
     def suspend(self, process: Process, seconds: float) -> None:
-        """As `freeze`, and the monotonic clock of `process` stands still meanwhile: its timers move."""
-        self.freeze(process, seconds)
+        """As `freeze`, and the monotonic clock of `process` stands still meanwhile: its timers move.
+
+        A process that does not run already sleeps afterwards, so that no second is counted twice.
+        """
+        self.freeze(process, max(0.0, process.frozen_until - self.now) + seconds)
         process.asleep_s += seconds
         for handle in self._scheduled:
             if _process_of(handle) is process:
