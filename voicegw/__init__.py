@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Moved,
         MoveFailed,
         Notice,
+        PlaybackEnded,
         Reconnecting,
         Resumed,
         SpeakingChanged,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from voicegw.media.live import AsyncIteratorSource, IteratorSource, ReconnectingSource
     from voicegw.media.opening import open_source, open_url
     from voicegw.media.opus_files import OggOpusSource, WebmOpusSource
-    from voicegw.media.player import Playback
+    from voicegw.media.playback import Playback
     from voicegw.media.recording import Recording
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
     from voicegw.media.sources import Source, ToneSource, WavSource
@@ -73,6 +74,7 @@ __all__ = [
     "Notice",
     "OggOpusSource",
     "Playback",
+    "PlaybackEnded",
     "Provenance",
     "Reconnecting",
     "ReconnectingSource",
@@ -129,7 +131,8 @@ _MODULES = {
     "Moved": "voicegw.effects",
     "Notice": "voicegw.effects",
     "OggOpusSource": "voicegw.media.opus_files",
-    "Playback": "voicegw.media.player",
+    "Playback": "voicegw.media.playback",
+    "PlaybackEnded": "voicegw.effects",
     "Provenance": "voicegw.media.heard",
     "Reconnecting": "voicegw.effects",
     "ReconnectingSource": "voicegw.media.live",

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Self, assert_never
+from typing import Any, Self, Unpack, assert_never
 
 from voicegw.adapters.home import Home
 from voicegw.adapters.mls import MlsGroup
@@ -45,6 +45,7 @@ from voicegw.effects import (
     Notice,
     OpenSocket,
     OpenUdp,
+    PlaybackEnded,
     ReleaseStream,
     Report,
     SendCommitWelcome,
@@ -95,7 +96,8 @@ from voicegw.joiners import Joiners
 from voicegw.media.heard import HeardFrame, UserStats
 from voicegw.media.hearing import Hearing
 from voicegw.media.listeners import FrameStream, Listening
-from voicegw.media.player import Playback, Player
+from voicegw.media.playback import HowToPlay, Playback
+from voicegw.media.player import Player
 from voicegw.media.sender import StreamSender
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
@@ -191,6 +193,9 @@ class VoiceClient:
             on_speech_started=lambda: self.feed(SpeechStarted()),
             on_speech_ended=lambda: self.feed(SpeechEnded()),
             on_silence_sent=lambda: self.feed(SilenceSent()),
+            on_underrun=lambda: self._warn("what is played has run dry: its source blocks; silence is sent meanwhile"),
+            on_playback_ended=lambda playback: self._report(PlaybackEnded(playback.position_s, playback.error)),
+            loss=self._loss,
         )
         self._waiters = Waiters()
         self._hearing = Hearing(
@@ -273,10 +278,17 @@ class VoiceClient:
         self._self_mute = self_mute
         self._self_deaf = self_deaf
 
-    def play(self, source: Source) -> Playback:
-        """Play `source` now, instead of what was played before; it waits while E2EE is not ready."""
+    def play(self, source: Source, **how: Unpack[HowToPlay]) -> Playback:
+        """Play `source` now, instead of what was played before; it waits while E2EE is not ready.
+
+        How is what `Player.play` takes: volume, loudness, loop, fade_in_s, crossfade_s. `player` can more: queue, play
+        over, duck.
+
+        Raises:
+            TooManyStreams: this process cannot keep another stream at pace.
+        """
         self._home.check()
-        return self.player.play(source)
+        return self.player.play(source, **how)
 
     def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
         """Give what the others say to `sink`, or call it with every 20 ms of each user, off the event loop.
@@ -600,6 +612,11 @@ class VoiceClient:
 
     def _woken(self, seconds: float) -> None:
         self.feed(HostWoke(seconds))
+
+    def _loss(self) -> float:
+        """The part of our packets that the other end misses, by its last report; from 0 to 1."""
+        report = self.receiver.reports.get(self.session.shared.ssrc)
+        return report.fraction_lost if report is not None else 0.0
 
     def _key_worn(self) -> None:
         self._feed_from_pacer(KeyExhausted())

@@ -389,6 +389,14 @@ class MediaRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaybackEnded:
+    """Something that was played has ended: by itself, stopped, or by `error`."""
+
+    position_s: float
+    error: VoiceError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the bot's owner should know; the call goes on."""
 
@@ -410,6 +418,7 @@ Notice = (
     | SpeakingChanged
     | MediaLost
     | MediaRestored
+    | PlaybackEnded
     | Warned
 )
 

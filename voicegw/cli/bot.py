@@ -17,7 +17,7 @@ from voicegw.errors import LoginRefused
 
 if TYPE_CHECKING:
     from voicegw.client import VoiceClient
-    from voicegw.media.player import Playback
+    from voicegw.media.playback import Playback
 
 TOKEN = "DISCORD_TOKEN"  # noqa: S105 - the variable's name, not a token
 BAR_WIDTH = 30

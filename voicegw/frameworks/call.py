@@ -10,7 +10,7 @@ from voicegw.client import VoiceClient
 from voicegw.errors import VoiceError
 from voicegw.media.heard import HeardFrame
 from voicegw.media.listeners import Listening
-from voicegw.media.player import Playback
+from voicegw.media.playback import Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
 

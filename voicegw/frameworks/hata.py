@@ -18,7 +18,7 @@ from voicegw.effects import Closed, Notice
 from voicegw.frameworks.call import require
 from voicegw.media.heard import HeardFrame
 from voicegw.media.listeners import Listening
-from voicegw.media.player import Playback
+from voicegw.media.playback import Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
 from voicegw.signalling import SignallingReceiver

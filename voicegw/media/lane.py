@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Final, Protocol
 
 from voicegw.errors import AudioError
@@ -11,6 +11,7 @@ from voicegw.media.sender import StreamSender
 
 SILENCE_FRAMES: Final = 5
 REBUFFER_FRAMES: Final = 5
+_NOT_BEGUN: Final = -1
 
 
 class Feed(Protocol):
@@ -22,6 +23,13 @@ class Feed(Protocol):
     busy: bool
     ended: bool
     error: AudioError | None
+
+    @property
+    def marks(self) -> Sized:
+        """Places in the stream that somebody wants to hear of: while there are any, `passed` is called."""
+
+    def passed(self) -> None:
+        """A frame has left."""
 
     def refill(self) -> None:
         """Prepare more."""
@@ -50,14 +58,14 @@ class Lane:
         self.feed: Feed | None = None
         self.silence_left = 0
         self.real_time = False
-        self._dry = 0
+        self._dry = _NOT_BEGUN
         self._on_over = on_over
         self._on_silent = on_silent
         self._on_dry = on_dry
 
     def play(self, feed: Feed) -> None:
         """Send what `feed` has from the next frame on."""
-        self.feed, self.silence_left, self._dry = feed, 0, 0
+        self.feed, self.silence_left, self._dry = feed, 0, _NOT_BEGUN
 
     def silence(self) -> None:
         """Send five frames of silence, then leave."""
@@ -75,6 +83,8 @@ class Lane:
             for _ in range(min(frames, len(feed.frames))):
                 feed.frames.popleft()
                 feed.taken += 1
+            if feed.marks:
+                feed.passed()
 
     def tick(self) -> bool:
         feed = self.feed
@@ -83,7 +93,7 @@ class Lane:
         if not self.sender.open:
             return self._held(feed)
         frames = feed.frames
-        if not frames or (self._dry and len(frames) < REBUFFER_FRAMES and not feed.ended):
+        if not frames or (self._dry > 0 and len(frames) < REBUFFER_FRAMES and not feed.ended):
             return self._without(feed)
         frame = frames.popleft()
         self._dry = 0
@@ -91,6 +101,8 @@ class Lane:
         if not feed.busy and len(frames) <= feed.low:
             feed.refill()
         self.sender.send(frame)
+        if feed.marks:
+            feed.passed()
         return True
 
     def _held(self, feed: Feed) -> bool:
@@ -104,6 +116,8 @@ class Lane:
 
     def _without(self, feed: Feed) -> bool:
         if feed.ended and not feed.frames:
+            if feed.marks:
+                feed.passed()
             following = self._on_over(feed)
             if following is None:
                 self.silence()
@@ -113,7 +127,7 @@ class Lane:
         if not feed.busy:
             feed.refill()
         feed.relieve()
-        if not feed.taken:  # it has not begun
+        if self._dry == _NOT_BEGUN:
             self.sender.skip(1)
             return True
         self._dry += 1

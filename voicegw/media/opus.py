@@ -33,6 +33,7 @@ _BYTES_PER_SAMPLE: Final = 4
 _MAX_PACKET: Final = 48 * 1277
 _SET_BITRATE: Final = 4002
 _SET_INBAND_FEC: Final = 4012
+_SET_PACKET_LOSS_PERC: Final = 4014
 _LIBRARY_SUFFIXES: Final = (".so", ".dylib", ".dll")
 
 
@@ -173,8 +174,9 @@ def _function(library: OpusLibrary, name: str, *argtypes: Any) -> Any:
 class OpusEncoder:
     """48 kHz stereo PCM to Opus packets of 20 ms.
 
-    `bitrate` is in bit/s, 6000 to 510000 (ValueError otherwise). In-band FEC is off: on music it does nothing,
-    and together with an expected loss it makes libopus several times slower. Not for two threads at once.
+    `bitrate` is in bit/s, 6000 to 510000 (ValueError otherwise). In-band FEC is off until `adapt` is told of a loss:
+    on music it does nothing, and together with an expected loss it makes libopus several times slower. Not for two
+    threads at once.
     """
 
     def __init__(
@@ -196,11 +198,21 @@ class OpusEncoder:
         )
         self._packet = ctypes.create_string_buffer(MAX_FRAME_BYTES)
         # Only the fixed arguments have types: variadic ones travel another way on some platforms.
-        control = _function(library, "opus_encoder_ctl", ctypes.c_void_p, ctypes.c_int)
-        for request, value in ((_SET_BITRATE, bitrate), (_SET_INBAND_FEC, 0)):
-            result = control(self._state, request, ctypes.c_int32(value))
-            if result < 0:
-                raise OpusNotFound(f"{library.path} refuses encoder setting {request}: error {result}")
+        self._control = _function(library, "opus_encoder_ctl", ctypes.c_void_p, ctypes.c_int)
+        self._settings: dict[int, int] = {}
+        self.adapt(bitrate, 0.0)
+
+    def adapt(self, bitrate: int, loss: float) -> None:
+        """Go on with this bitrate, for receivers that lose so much (0 to 1); from 1 % on frames carry a copy of the
+        one before."""
+        percent = min(100, round(loss * 100))
+        wanted = {_SET_BITRATE: bitrate, _SET_INBAND_FEC: int(percent > 0), _SET_PACKET_LOSS_PERC: percent}
+        for request, value in wanted.items():
+            if self._settings.get(request) != value:
+                result = self._control(self._state, request, ctypes.c_int32(value))
+                if result < 0:
+                    raise OpusNotFound(f"libopus refuses encoder setting {request}: error {result}")
+                self._settings[request] = value
 
     def encode(self, pcm: bytes) -> bytes:
         """One packet from exactly 3840 bytes of PCM (20 ms); another length raises NotAudio."""
@@ -209,7 +221,7 @@ class OpusEncoder:
         length = self._encode(self._state, bytes(pcm), FRAME_SAMPLES, self._packet, MAX_FRAME_BYTES)
         if length < 0:
             raise NotAudio(f"libopus cannot encode this frame: error {length}")
-        return self._packet.raw[:length]
+        return ctypes.string_at(self._packet, length)
 
 
 class OpusDecoder:

@@ -94,7 +94,7 @@ class Pacer:
     def __init__(
         self, clock: Callable[[], float], wake: Callable[[], None], cpu: Callable[[], float] = lambda: 0.0
     ) -> None:
-        self._turn = _Turn()
+        self.turn = _Turn()
         self.clock = clock
         self._wake = wake
         self._cpu = cpu
@@ -127,7 +127,7 @@ class Pacer:
         Raises:
             TooManyStreams: this process cannot keep those at pace that it has.
         """
-        with self._turn:
+        with self.turn:
             if stream in self._places:
                 return
             now = self.clock()
@@ -148,12 +148,12 @@ class Pacer:
 
     def remove(self, stream: Paced) -> None:
         """Serve it no longer; harmless when it is not served."""
-        with self._turn:
+        with self.turn:
             self._drop(stream)
 
     def run(self) -> float | None:
         """Serve every slot that is due; when the next one is, None while there is no stream."""
-        clock, slots, turn = self.clock, self._slots, self._turn
+        clock, slots, turn = self.clock, self._slots, self.turn
         while True:
             if turn.wanted:
                 time.sleep(YIELD_S)

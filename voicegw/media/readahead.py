@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from voicegw.errors import AudioError, SourceFailed
-from voicegw.media.sources import Source
+from voicegw.media.sources import Source, seek_in
 from voicegw.media.workers import Workers
 
 AHEAD_FRAMES: Final = 50
+FRAMES_PER_S: Final = 50
 FIRST_FRAMES: Final = 5
 
 
@@ -28,6 +29,7 @@ class ReadAhead:
         "_lock",
         "_on_closed",
         "_on_frames",
+        "_seek_to",
         "_workers",
         "ahead",
         "busy",
@@ -35,10 +37,13 @@ class ReadAhead:
         "error",
         "frames",
         "is_opus",
+        "looped",
         "low",
         "source",
         "taken",
     )
+
+    marks: ClassVar[tuple[()]] = ()
 
     def __init__(self, source: Source, workers: Workers, on_frames: Callable[[], None] = lambda: None) -> None:
         self.source = source
@@ -52,6 +57,8 @@ class ReadAhead:
         self.busy = False
         self._closed = False
         self._filling = False
+        self._seek_to: float | None = None
+        self.looped = False
         self._lock = threading.Lock()
         self._workers = workers
         self._on_frames = on_frames
@@ -71,6 +78,23 @@ class ReadAhead:
                 return
             self.busy = self._filling = True
         self._workers.submit(self._fill)
+
+    def seek(self, seconds: float) -> None:
+        """Go there; what was read ahead is forgotten. What prevents it ends the source, in `error`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._seek_to = seconds
+            self.ended = False
+            self.frames.clear()
+            self.taken = round(seconds * FRAMES_PER_S)
+            if self._filling:
+                return
+            self.busy = self._filling = True
+        self._workers.submit(self._fill)
+
+    def passed(self) -> None:
+        """Nobody wants to hear of it."""
 
     def relieve(self) -> None:
         """It has run dry."""
@@ -96,31 +120,56 @@ class ReadAhead:
             abort()
 
     def _fill(self) -> None:
-        frames, read, first = self.frames, self.source.read, not self.taken
         over = False
         try:
-            while len(frames) < self.ahead and not self._closed:
-                frame = read()
-                if not frame:
-                    over = frame is not None  # None: there is nothing yet
-                    break
-                frames.append(frame)
-                if first and len(frames) == FIRST_FRAMES:
-                    first = False
-                    self._on_frames()
+            over = self._read_on()
         except AudioError as error:
             self.error, over = error, True
         except Exception as error:  # whatever a bot's own source raises
             self.error, over = SourceFailed(f"the source raised {type(error).__name__}: {error}"), True
         with self._lock:
-            self.ended = self.ended or over
-            self.busy = self.ended  # where there is no more, nobody need ask again
-            self._filling = False
+            again = self._seek_to is not None and not self._closed and self.error is None
+            if not again:
+                self.ended = self.ended or over
+                self.busy = self.ended  # where there is no more, nobody need ask again
+                self._filling = False
             closed = self._closed
-        if closed:
+        if again:
+            self._workers.submit(self._fill)
+        elif closed:
             self._let_go()
         else:
             self._on_frames()
+
+    def _read_on(self) -> bool:
+        """Fill up; True at the end of the source."""
+        frames, read, first, since_start = self.frames, self.source.read, not self.taken, 1
+        while len(frames) < self.ahead and not self._closed:
+            if self._seek_to is not None:
+                self._go(self._seek_to)
+            frame = read()
+            if self._seek_to is not None:  # what was read is of the place before
+                continue
+            if frame is None:
+                return False
+            if not frame:
+                if not self.looped or not since_start:
+                    return True
+                seek_in(self.source, 0.0)
+                since_start = 0
+                continue
+            since_start += 1
+            frames.append(frame)
+            if first and len(frames) == FIRST_FRAMES:
+                first = False
+                self._on_frames()
+        return False
+
+    def _go(self, seconds: float) -> None:
+        with self._lock:
+            self._seek_to = None
+            self.frames.clear()
+        seek_in(self.source, seconds)
 
     def _let_go(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voicegw.effects import Closed, Notice
 from voicegw.errors import VoiceError
-from voicegw.media.player import Playback
+from voicegw.media.playback import Playback
 from voicegw.server import LocalSignalling
 from voicegw.testing.invariants import Violation
 

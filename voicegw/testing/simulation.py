@@ -29,13 +29,13 @@ import functools
 import hashlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from voicegw.adapters.websocket import tls_context
 from voicegw.client import VoiceClient
 from voicegw.effects import Effect, Notice
 from voicegw.events import Event, Stamped
-from voicegw.media.player import Playback
+from voicegw.media.playback import HowToPlay, Playback
 from voicegw.media.sources import Source
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.server.certificates import make_authority
@@ -210,11 +210,11 @@ class SimulatedClient(VoiceClient):
         """As VoiceClient's."""
         await self._here(super().close)
 
-    def play(self, source: Source) -> Playback:
+    def play(self, source: Source, **how: Unpack[HowToPlay]) -> Playback:
         """As VoiceClient's."""
         token = PROCESS.set(self.system)
         try:
-            return super().play(source)
+            return super().play(source, **how)
         finally:
             PROCESS.reset(token)
 
