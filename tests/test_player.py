@@ -87,6 +87,7 @@ class Stage:
         self.said: list[str] = []
         self.underruns = 0
         self.sent: list[tuple[float, bytes, int]] = []
+        self.markers: list[bool] = []
         self.player = Player(
             self.sender,
             on_speech_started=lambda: self.said.append("started"),
@@ -105,6 +106,7 @@ class Stage:
     def take(self, data: bytes) -> bool:
         at = round(self.loop.time() - self.start, 6)
         self.sent.append((at, self.cipher.open(data, 12), parse_rtp(data).timestamp_ticks))
+        self.markers.append(parse_rtp(data).marker)
         return True
 
     @property

@@ -13,10 +13,15 @@ own (a simulation), the loop drives one by that clock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import functools
 import logging
 import math
 import os
+import platform
+import struct
+import sys
 import threading
 import time
 import weakref
@@ -39,6 +44,7 @@ LOAD_WARNED: Final = 0.8
 LOAD_REFUSED: Final = 0.95
 WARN_EVERY_S: Final = 60.0
 YIELD_S: Final = 50e-6
+TURN_NS: Final = 100_000
 
 _log = logging.getLogger("voicegw")
 
@@ -236,6 +242,20 @@ class Pacer:
             _log.warning("pacing %d streams takes %.0f %% of a core", len(self._places), self._load * 100)
 
 
+def ask_for_short_turns() -> None:
+    """Tell Linux (6.12 and later) that this thread works in turns of 0.1 ms, so that it runs soon after it wakes.
+
+    Needs no privilege; elsewhere nothing happens.
+    """
+    number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return
+    # struct sched_attr: size, policy (other), flags, nice, priority, then the turn's length in ns, deadline, period.
+    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, TURN_NS, 0, 0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).syscall(number, 0, attributes, 0)
+
+
 class PacerThread:
     """Drives a pacer; the thread lives while there are streams."""
 
@@ -255,6 +275,7 @@ class PacerThread:
                 self._bell.release()
 
     def _run(self) -> None:
+        ask_for_short_turns()
         run, clock, bell = self.pacer.run, self.pacer.clock, self._bell
         while True:
             due = run()

@@ -157,6 +157,6 @@ class StreamSender:
             self._anchor = due
         timestamp = (self._base + round((due - self._anchor) * SAMPLE_RATE)) & 0xFFFFFFFF
         with self._lock:
-            if timestamp != self._timestamp:
-                self._timestamp = timestamp
+            if FRAME_TICKS // 2 <= (timestamp - self._timestamp) & 0xFFFFFFFF < 1 << 31:
                 self._first_word = _FIRST_WORD_MARKED
+            self._timestamp = timestamp
