@@ -236,9 +236,10 @@ class MainGateway:
         try:
             self._feed(SocketOpened(), generation)
             while generation == self._session.shared.socket_generation:  # until we drop it ourselves
-                message = await socket.receive()
-                if isinstance(message, str):
-                    self._take(message, generation)
+                with contextlib.suppress(MalformedFrame):  # it says nothing; the heart notices where nothing comes
+                    message = await socket.receive()
+                    if isinstance(message, Secret):
+                        self._take(wire.decode(message.reveal()), generation)
         except ConnectionClosed as closed:
             self._feed(SocketClosed(closed.code), generation)
         finally:
@@ -246,12 +247,8 @@ class MainGateway:
                 self._socket = None
             await socket.release()
 
-    def _take(self, text: str, generation: int) -> None:
-        try:
-            message = wire.decode(text)
-            event = _event_of(message)
-        except MalformedFrame:  # a message that cannot be read says nothing; the heart notices where nothing comes
-            return
+    def _take(self, message: wire.MainMessage, generation: int) -> None:
+        event = _event_of(message)
         if message.seq is not None:
             self._session.shared.sequence.last = message.seq
         if event is not None:
@@ -263,11 +260,11 @@ class MainGateway:
                 else:
                     receiver.voice_server_update(message.data)
 
-    def _send(self, frame: str) -> None:
+    def _send(self, frame: str | Secret[str]) -> None:
         if self._socket is not None:
             self._spawn(self._post(self._socket, frame))
 
-    async def _post(self, socket: VoiceWebSocket, frame: str) -> None:
+    async def _post(self, socket: VoiceWebSocket, frame: str | Secret[str]) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reader tells
             await socket.send(frame)
 

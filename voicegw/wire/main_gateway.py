@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from voicegw.errors import MalformedFrame
@@ -26,7 +26,7 @@ class MainMessage:
     """One message: its opcode and `d`; `event` and `seq` of a dispatch."""
 
     op: int
-    data: Any
+    data: Any = field(repr=False)  # it may hold a token
     event: str | None
     seq: int | None
 
@@ -47,16 +47,17 @@ def decode(text: str) -> MainMessage:
     )
 
 
-def identify(token: Secret[str]) -> str:
+def identify(token: Secret[str]) -> Secret[str]:
     """Op 2: guilds and voice states are all that we want to hear of."""
     properties = {"os": sys.platform, "browser": "voicegw", "device": "voicegw"}
     data = {"token": token.reveal(), "intents": GUILDS | GUILD_VOICE_STATES, "properties": properties}
-    return _encode(IDENTIFY, data)
+    return Secret(_encode(IDENTIFY, data))
 
 
-def resume(token: Secret[str], session_id: Secret[str], seq: int) -> str:
+def resume(token: Secret[str], session_id: Secret[str], seq: int) -> Secret[str]:
     """Op 6."""
-    return _encode(RESUME, {"token": token.reveal(), "session_id": session_id.reveal(), "seq": max(seq, 0)})
+    data = {"token": token.reveal(), "session_id": session_id.reveal(), "seq": max(seq, 0)}
+    return Secret(_encode(RESUME, data))
 
 
 def heartbeat(seq: int) -> str:
