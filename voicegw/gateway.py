@@ -338,7 +338,12 @@ class DiscordGatewayVoice:
             writer.cancel()
             if self.websocket is websocket:
                 self.websocket = None
-            self._spawn(websocket.release())  # in a task of its own: this one may be cancelled already
+            self._release(websocket)
+
+    def _release(self, websocket: VoiceWebSocket) -> None:
+        """Free it in a task of its own, since the present one may be cancelled, and again where that one is."""
+        task = self._spawn(websocket.release())
+        task.add_done_callback(lambda done: self._release(websocket) if done.cancelled() else None)
 
     def _failed(self, generation: int, error: Exception) -> None:
         _log.error("reading the voice websocket failed", exc_info=error)

@@ -16,9 +16,11 @@ from voicegw.events import (
     CommitIgnored,
     CommitMade,
     DeadlinePassed,
+    DialPostponed,
     Event,
     FrameRejected,
     GroupRejected,
+    HostWoke,
     JoinAbandoned,
     JoinRequested,
     KeyExhausted,
@@ -316,6 +318,7 @@ class Chaos:
                 SocketFailed(error),
                 SocketUnavailable(error),
                 SocketRateLimited(error),
+                DialPostponed(self._draw.choice((None, 0.1, 5.0, 90.0))),
                 ReaderFailed("KeyError"),
                 SocketClosed(None),
             )
@@ -471,6 +474,8 @@ class Chaos:
         world.now += self._draw.choice((0.5, 5.0, 60.0))
         name = self._draw.choice(("beat_due", "hello_timeout", "move_timeout", *world.timers))
         yield DeadlinePassed(name, world.timers.get(name, world.now) - 0.125)
+        if self._draw.random() < 0.5:
+            yield HostWoke(60.0)
 
 
 HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {

@@ -44,6 +44,7 @@ from voicegw.effects import (
 )
 from voicegw.errors import InvalidEndpoint, VoiceError
 from voicegw.events import (
+    DialPostponed,
     Event,
     SocketClosed,
     SocketFailed,
@@ -61,7 +62,7 @@ MAX_USERS = 1000
 SHOWN = 300  # letters of an event in a message
 OWNERS = {name: machine for machine, session in SESSIONS.items() for name in session.table.deadlines}
 
-ENDS = (SocketClosed, SocketFailed, SocketRateLimited, SocketRefused, SocketUnavailable)
+ENDS = (DialPostponed, SocketClosed, SocketFailed, SocketRateLimited, SocketRefused, SocketUnavailable)
 
 States = tuple[str, str, str, str, str, str]
 
