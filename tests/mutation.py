@@ -2,7 +2,7 @@
 
 A mutant drops a row, drops or turns a guard, drops an effect, or doubles or halves a deadline. It is killed by the
 checks of the table, by simulated calls that do something else than the golden answers say, or by a test of the core.
-What survives is printed, with a count of who killed the others; `docs/mutation.md` says why each of them may.
+What survives is printed, with a count of who killed the others.
 """
 
 from __future__ import annotations

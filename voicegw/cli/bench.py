@@ -58,7 +58,7 @@ def _runner() -> Any:
     """`bench.run` of the checkout that this package is imported from."""
     root = Path(voicegw.__file__).parent.parent
     if not (root / "bench" / "run.py").exists() or not sys.platform.startswith("linux"):
-        raise NoBenchmarks("the benchmarks are in a checkout of the repository and need Linux; see docs/speed.md there")
+        raise NoBenchmarks("the benchmarks are in a checkout of the repository and need Linux")
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     return importlib.import_module("bench.run")
