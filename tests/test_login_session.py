@@ -27,7 +27,16 @@ from voicegw.effects import (
     SendResume,
 )
 from voicegw.errors import CertificateRefused, ConnectionFailed, EventNotAllowed, LoginRefused
-from voicegw.events import DeadlinePassed, SocketClosed, SocketFailed, SocketOpened, SocketRefused
+from voicegw.events import (
+    DeadlinePassed,
+    MainSessionLost,
+    MainSessionResumed,
+    MainSessionStarted,
+    SocketClosed,
+    SocketFailed,
+    SocketOpened,
+    SocketRefused,
+)
 from voicegw.secret import Secret
 from voicegw.tables.load import load_table
 from voicegw.tables.model import REFUSE
@@ -107,18 +116,20 @@ def test_a_lost_connection_is_resumed(story: Story, lost: SocketClosed) -> None:
     assert story.state == "resuming"
     assert story.effects.count(SendResume(12)) == 1
     story.feed(LoginResumed())
-    assert (story.state, story.session.login.attempts, story.session.login.logged_in) == ("ready", 0, 1)
+    assert (story.state, story.session.login.attempts) == ("ready", 0)
+    assert story.session.login.told == [MainSessionStarted(), MainSessionResumed()]
 
 
 @pytest.mark.parametrize("lost", [SocketClosed(4009), SocketClosed(1000), SessionInvalidated(resumable=False)], ids=str)
 def test_a_lost_session_is_a_new_login(story: Story, lost: LoginEvent) -> None:
     story.feed(lost)
     assert story.session.login.session_id is None
+    assert story.session.login.told == [MainSessionStarted(), MainSessionLost()]
     story.pass_deadline()
     story.opened()
     assert story.state == "identifying"
     story.feed(ACCEPTED)
-    assert story.session.login.logged_in == 2
+    assert story.session.login.told[2:] == [MainSessionStarted()]
 
 
 def test_a_session_that_is_not_to_be_had_yet_is_resumed_later(story: Story) -> None:
@@ -171,6 +182,7 @@ def test_an_outage_ends_after_a_bounded_number_of_attempts(answered: str) -> Non
         assert story.state == ("down" if attempt == MAX_ATTEMPTS else "backing_off")
         if story.state == "backing_off":
             story.pass_deadline()
+    assert story.session.login.told == [MainSessionLost()]
     assert isinstance(story.session.login.error, ConnectionFailed)
     assert f"after {MAX_ATTEMPTS} attempts" in str(story.session.login.error)
     assert story.now < 600
@@ -191,6 +203,7 @@ def test_a_logout_ends_it_in_every_state() -> None:
         assert CloseSocket(1000) in story.feed(LogoutRequested())
         assert story.state == "down"
         assert story.session.shared.timers == {}
+        assert MainSessionLost() not in story.session.login.told
         story.feed(LogoutRequested())
 
 

@@ -458,6 +458,11 @@ class VoiceClient:
         if not self._hand_over(self.main_session_started):
             self.feed(MainSessionStarted())
 
+    def main_session_resumed(self) -> None:
+        """The bot's main gateway was away and has resumed: voice is untouched, nothing is done."""
+        if not self._hand_over(self.main_session_resumed):
+            self.feed(MainSessionResumed())
+
     def _hand_over(self, work: Callable[..., None], *arguments: object) -> bool:
         """Bring `work` to our loop where another thread asks for it."""
         if self._loop is None or not self._home.elsewhere:
@@ -465,10 +470,6 @@ class VoiceClient:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the call with it
             self._loop.call_soon_threadsafe(work, *arguments)
         return True
-
-    def main_session_resumed(self) -> None:
-        """The bot's main gateway was away and has resumed: voice is untouched, nothing is done."""
-        self.feed(MainSessionResumed())
 
     # -- the loop between core and hands
 

@@ -62,8 +62,8 @@ class MainGateway:
     `api` is the base URL of the REST API, `ca_pem` one more certificate authority: both for a Discord of your own.
     """
 
-    def __init__(self, token: str, *, api: str = DISCORD_API, ca_pem: bytes | None = None) -> None:
-        self._token = Secret(token)
+    def __init__(self, token: str | Secret[str], *, api: str = DISCORD_API, ca_pem: bytes | None = None) -> None:
+        self._token = token if isinstance(token, Secret) else Secret(token)
         self._api = yarl.URL(api)
         self._tls = tls_context(ca_pem)
         self._session = LoginSession()
@@ -181,16 +181,13 @@ class MainGateway:
     # -- the loop between core and hands
 
     def _feed(self, event: LoginEvent, generation: int | None = None) -> None:
-        login = self._session.login
-        known, logins = login.session_id, login.logged_in
         for effect in self._session.receive(event, asyncio.get_running_loop().time(), generation=generation):
             self._perform(effect)
-        if known is not None and login.session_id is None and self.state != "down":
-            for client in self._clients():
-                client.main_session_lost()
-        if login.logged_in > max(logins, 1):
-            for client in self._clients():
-                client.main_session_started()
+        told, self._session.login.told = self._session.login.told, []
+        for news in told:
+            for receiver in self._receivers:
+                if isinstance(receiver, VoiceClient):
+                    receiver.feed(news)
         self._changed.set()
 
     def _perform(self, effect: Effect) -> None:
@@ -215,9 +212,6 @@ class MainGateway:
                 self._send(wire.heartbeat(seq))
             case _:
                 raise AssertionError(f"no row of the login asks for {type(effect).__name__}")
-
-    def _clients(self) -> list[VoiceClient]:
-        return [receiver for receiver in self._receivers if isinstance(receiver, VoiceClient)]
 
     # -- one websocket's life
 

@@ -232,8 +232,19 @@ def test_use_from_another_thread_is_refused_at_once(phase: str) -> None:
 
 def test_what_the_main_gateway_says_may_come_from_any_thread() -> None:
     async def story(call: Call) -> None:
-        told = {"guild_id": str(call.alice.session.shared.guild_id), "user_id": str(ALICE), "channel_id": None}
-        assert _elsewhere(lambda: call.alice.voice_state_update(told)) is None
+        alice = call.alice
+        told = {"guild_id": str(alice.session.shared.guild_id), "user_id": str(ALICE), "channel_id": None}
+        for harmless in (alice.main_session_resumed, lambda: alice.voice_server_update({"guild_id": "1"})):
+            assert _elsewhere(harmless) is None
+        await asyncio.sleep(1)
+        assert call.phase == "R"
+        assert alice.session.shared.counters["foreign voice servers"] == 1
+        for end in (alice.main_session_lost, alice.main_session_started):
+            assert _elsewhere(end) is None
+        await asyncio.sleep(5)
+        assert [step.event for step in alice.history].count("main_session_lost") == 1
+        assert call.phase == "R"
+        assert _elsewhere(lambda: alice.voice_state_update(told)) is None
         assert call.phase == "R"
         await asyncio.sleep(1)
         assert call.phase == "X"

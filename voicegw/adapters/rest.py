@@ -19,11 +19,12 @@ async def get_json(url: yarl.URL, token: Secret[str], tls: ssl.SSLContext) -> tu
     Raises:
         ConnectionFailed: no answer.
     """
-    headers = {"Authorization": f"Bot {token.reveal()}"}
     try:
         async with (
             aiohttp.ClientSession(trust_env=False) as session,
-            session.get(url, headers=headers, ssl=tls, allow_redirects=False) as answer,
+            session.get(
+                url, headers={"Authorization": f"Bot {token.reveal()}"}, ssl=tls, allow_redirects=False
+            ) as answer,
         ):
             body = await answer.read()
     except (aiohttp.ClientError, OSError) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from voicegw.cli.console import Commands, Console, positive, snowflake
 from voicegw.cli.join import watch_for_stop
 from voicegw.errors import LoginRefused
+from voicegw.secret import Secret
 
 if TYPE_CHECKING:
     from voicegw.client import VoiceClient
@@ -116,8 +117,8 @@ async def in_channel(arguments: argparse.Namespace, console: Console) -> AsyncIt
     from voicegw.client import VoiceClient
     from voicegw.main_gateway import DISCORD_API, MainGateway
 
-    token = os.environ.get(TOKEN)
-    if not token:
+    token = Secret(os.environ.get(TOKEN, ""))
+    if not token.reveal():
         raise LoginRefused(f"no bot token; set {TOKEN}")
     ca_pem = arguments.ca.read_bytes() if arguments.ca else None
     local = arguments.api is not None

@@ -14,6 +14,9 @@ from voicegw.events import (
     DeadlinePassed,
     GatewayClosed,
     HeartStarted,
+    MainSessionLost,
+    MainSessionResumed,
+    MainSessionStarted,
     SessionEnded,
     SocketClosed,
     SocketFailed,
@@ -95,7 +98,7 @@ LoginEvent = (
 class MainGatewaySession(MachineSession):
     """Which session, how many attempts, and why it ended."""
 
-    __slots__ = ("attempts", "error", "logged_in", "resume_url", "session_id", "user_id")
+    __slots__ = ("attempts", "error", "resume_url", "session_id", "told", "user_id")
     machine: ClassVar[str] = "main_gateway"
 
     def __init__(self, shared: Shared) -> None:
@@ -104,7 +107,7 @@ class MainGatewaySession(MachineSession):
         self.resume_url = ""
         self.user_id = 0
         self.attempts = 0
-        self.logged_in = 0
+        self.told: list[MainSessionLost | MainSessionStarted | MainSessionResumed] = []
         self.error: VoiceError | None = None
 
     # deadlines
@@ -183,11 +186,21 @@ class MainGatewaySession(MachineSession):
         """Op 6, with the last number seen."""
         self.shared.effects.append(SendResume(self.shared.sequence.last))
 
-    # effects: what the tool hears
+    # effects: what voice calls hear, in `told` until somebody takes it from there
 
-    def report_logged_in(self, event: Any) -> None:
-        """Another session: voice sessions of an earlier one are dead."""
-        self.logged_in += 1
+    def tell_lost(self, event: Any) -> None:
+        """The session is dead, and its voice sessions with it."""
+        self.told.append(MainSessionLost())
+
+    def tell_started(self, event: Any) -> None:
+        """There is a session, perhaps another one than the calls knew."""
+        self.told.append(MainSessionStarted())
+
+    def tell_resumed(self, event: Any) -> None:
+        """The session lives on; voice is untouched."""
+        self.told.append(MainSessionResumed())
+
+    # effects: what the tool hears
 
     def report_gave_up(self, event: Any) -> None:
         """The attempts are spent."""

@@ -234,6 +234,10 @@ class SimulatedClient(VoiceClient):
         """As VoiceClient's."""
         self._when_awake(super().main_session_started)
 
+    def main_session_resumed(self) -> None:
+        """As VoiceClient's."""
+        self._when_awake(super().main_session_resumed)
+
     def feed(self, event: Event | Stamped) -> None:
         """As VoiceClient's."""
         token = PROCESS.set(self.system)
