@@ -52,7 +52,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
 
 def signalling_of(client: VoiceClient) -> LocalSignalling:
     """The client's main gateway."""
-    signalling = client._signalling
+    signalling = client._wishes.signalling
     assert isinstance(signalling, LocalSignalling)
     return signalling
 

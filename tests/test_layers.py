@@ -17,7 +17,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("core", {"signalling", "events", "effects", "session", "core", "flight", "why"}),
     ("media", {"media"}),
     ("adapters", {"adapters"}),
-    ("bot", {"client", "gateway", "joiners", "kokoro", "main_gateway", "path"}),
+    ("bot", {"client", "gateway", "hands", "joiners", "kokoro", "main_gateway", "notices", "path", "voice_state"}),
     ("server", {"server"}),
     ("doors", {"cli", "testing", "frameworks", "__main__"}),
 ]

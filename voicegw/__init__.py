@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from voicegw.client import CallStats, VoiceClient
+    from voicegw.client import VoiceClient
     from voicegw.core.dave import Verification
     from voicegw.effects import (
         Closed,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from voicegw.gateway import DiscordGatewayVoice
     from voicegw.kokoro import Kokoro
     from voicegw.media.activity import SpeechSink, VoiceActivity
-    from voicegw.media.heard import HeardFrame, Provenance, UserStats
+    from voicegw.media.heard import CallStats, HeardFrame, Provenance, UserStats
     from voicegw.media.listeners import FrameStream, Listening
     from voicegw.media.live import AsyncIteratorSource, IteratorSource, ReconnectingSource
     from voicegw.media.opening import open_source, open_url
@@ -107,7 +107,7 @@ __all__ = [
 
 _MODULES = {
     "AsyncIteratorSource": "voicegw.media.live",
-    "CallStats": "voicegw.client",
+    "CallStats": "voicegw.media.heard",
     "Closed": "voicegw.effects",
     "Connected": "voicegw.effects",
     "Credentials": "voicegw.signalling",

@@ -8,9 +8,8 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Self, Unpack, assert_never
+from typing import Any, Self, Unpack
 
 from voicegw.adapters.home import Home
 from voicegw.adapters.mls import MlsGroup
@@ -21,49 +20,15 @@ from voicegw.adapters.wake import wake_watch
 from voicegw.adapters.websocket import check_tls_context, tls_context
 from voicegw.core.dave import Verification
 from voicegw.effects import (
-    AbortSocket,
-    ApplyCommit,
-    ApplyProposals,
-    ApplyWelcome,
-    ArmTimer,
-    CancelTimer,
     Closed,
-    CloseSocket,
-    CloseUdp,
     Connected,
-    CreateGroup,
-    DrainStream,
-    DropGroup,
-    DropKey,
     Effect,
-    ForgetUser,
     HoldReason,
-    HoldStream,
-    MapSsrc,
     Moved,
     MoveFailed,
     Notice,
-    OpenSocket,
-    OpenUdp,
     PlaybackEnded,
-    ReleaseStream,
-    Report,
-    SendCommitWelcome,
-    SendDiscovery,
-    SendHeartbeat,
-    SendIdentify,
-    SendInvalidCommit,
-    SendKeepalive,
-    SendKeyPackage,
-    SendResume,
-    SendSelectProtocol,
-    SendSpeaking,
-    SendTransitionReady,
-    SendVoiceState,
-    SetExternalSender,
-    SetPassthrough,
     SpeakingChanged,
-    UseKey,
     Warned,
 )
 from voicegw.errors import EventNotAllowed, VoiceError
@@ -92,8 +57,9 @@ from voicegw.events import (
 )
 from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
+from voicegw.hands import Hands
 from voicegw.joiners import Joiners
-from voicegw.media.heard import HeardFrame, UserStats
+from voicegw.media.heard import CallStats, HeardFrame
 from voicegw.media.hearing import Hearing
 from voicegw.media.listeners import FrameStream, Listening
 from voicegw.media.playback import HowToPlay, Playback
@@ -102,28 +68,18 @@ from voicegw.media.sender import StreamSender
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
 from voicegw.native import load_davey
+from voicegw.notices import NoticeBoard
 from voicegw.path import MediaPath
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
-from voicegw.signalling import Credentials, Signalling, VoiceFlags
+from voicegw.signalling import Credentials, Signalling, VoiceFlags, flags_of, snowflake_of
+from voicegw.voice_state import VoiceStateWishes
 from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
-SIGNALLING_TIMEOUT_S = 1.5  # op 4 that is not out by then counts as not sent
 
 _log = logging.getLogger("voicegw")
-
-
-@dataclass(frozen=True, slots=True)
-class CallStats:
-    """Packets and bytes sent, frames held back, packets that could not be sent, and what was heard, by user id."""
-
-    packets: int
-    bytes: int
-    held: int
-    errors: int
-    users: dict[int, UserStats]
 
 
 class VoiceClient:
@@ -209,18 +165,34 @@ class VoiceClient:
         self.receiver.use_decrypt(self._decrypt)
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
         self._group = MlsGroup(user_id, self._now, self._group_broken)
-        self._real_time_while = frozenset(HoldReason(reason) for reason in real_time_while)
-        self._signalling = signalling
-        self._signalling_turn = asyncio.Lock()
-        self._self_mute = self_mute
-        self._self_deaf = self_deaf
+        self._wishes = VoiceStateWishes(
+            signalling,
+            guild_id,
+            lambda reason: self.feed(SignallingFailed(reason)),
+            self_mute=self_mute,
+            self_deaf=self_deaf,
+        )
         self._home = Home("this voice client", self.sender.drop)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: Timers | None = None
         self._inbox: deque[Event | Stamped] = deque()
         self._busy = False
-        self._listeners: list[Callable[[Notice], None]] = []
-        self._notices: deque[Notice] = deque()
+        self._hands = Hands(
+            gateway=self.gateway,
+            path=self._path,
+            group=self._group,
+            sender=self.sender,
+            player=self.player,
+            receiver=self.receiver,
+            real_time_while=frozenset(HoldReason(reason) for reason in real_time_while),
+            loop=lambda: self._running,
+            timers=lambda: self._clock,
+            ask=lambda channel_id: self._spawn(self._wishes.send(channel_id)),
+            dialling=lambda: wake_watch(self._running, self.system).add(self, self._woken),
+            follow=self._inbox.extend,
+            report=self._report,
+        )
+        self._notices = NoticeBoard()
         self._joiners = Joiners(lambda error: self.feed(JoinAbandoned(error)), lambda: self.session.call.state)
         self._closed: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -275,8 +247,8 @@ class VoiceClient:
 
     def mute(self, *, self_mute: bool = False, self_deaf: bool = False) -> None:
         """How we show ourselves from the next join on; deafened, the voice server sends us nothing."""
-        self._self_mute = self_mute
-        self._self_deaf = self_deaf
+        self._wishes.self_mute = self_mute
+        self._wishes.self_deaf = self_deaf
 
     def play(self, source: Source, **how: Unpack[HowToPlay]) -> Playback:
         """Play `source` now, instead of what was played before; it waits while E2EE is not ready.
@@ -320,7 +292,7 @@ class VoiceClient:
 
     def add_listener(self, listener: Callable[[Notice], None]) -> None:
         """Call `listener(notice)` for all that happens: `Connected`, `Moved`, `Reconnecting`, `Closed` ..."""
-        self._listeners.append(listener)
+        self._notices.add(listener)
 
     async def close(self) -> None:
         """Leave the channel and free everything, within 4 s; harmless when closed already.
@@ -424,22 +396,22 @@ class VoiceClient:
         if self._hand_over(self.voice_state_update, data):
             return
         shared = self.session.shared
-        if _snowflake(data.get("user_id")) != shared.user_id or _snowflake(data.get("guild_id")) != shared.guild_id:
+        if snowflake_of(data.get("user_id")) != shared.user_id or snowflake_of(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice states"] += 1
             return
         channel, session_id = data.get("channel_id"), data.get("session_id")
-        channel_id = _snowflake(channel)
+        channel_id = snowflake_of(channel)
         if channel is not None and (channel_id is None or not isinstance(session_id, str) or not session_id):
             shared.counters["malformed voice states"] += 1
             return
-        self.feed(VoiceStateUpdated(channel_id, Secret(str(session_id or "")), _flags(data)))
+        self.feed(VoiceStateUpdated(channel_id, Secret(str(session_id or "")), flags_of(data)))
 
     def voice_server_update(self, data: Mapping[str, Any]) -> None:
         """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
         if self._hand_over(self.voice_server_update, data):
             return
         shared = self.session.shared
-        if _snowflake(data.get("guild_id")) != shared.guild_id:
+        if snowflake_of(data.get("guild_id")) != shared.guild_id:
             shared.counters["foreign voice servers"] += 1
             return
         endpoint, token = data.get("endpoint"), data.get("token")
@@ -501,10 +473,10 @@ class VoiceClient:
                     self.flight_recorder.note(now, waiting, effects)
                 for effect in effects:
                     try:
-                        self._perform(effect)
+                        self._hands.carry_out(effect)
                     except Exception as error:
                         self._failed(effect, error)
-                self._tell()
+                self._notices.tell()
         finally:
             self._busy = False
             self._waiters.notify()
@@ -518,98 +490,7 @@ class VoiceClient:
         generation = self.session.shared.socket_generation
         self._inbox.append(Stamped("websocket", generation, ReaderFailed(type(error).__name__)))
 
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case (
-                SendIdentify()
-                | SendResume()
-                | SendSelectProtocol()
-                | SendHeartbeat()
-                | SendSpeaking()
-                | SendTransitionReady()
-                | SendInvalidCommit()
-                | SendKeyPackage()
-                | SendCommitWelcome()
-            ):
-                self.gateway.send(effect)
-            case ArmTimer():
-                self._clock.arm(effect)
-            case CancelTimer(name=name):
-                self._clock.cancel(name)
-            case SendVoiceState(channel_id=channel_id):
-                self._spawn(self._signal(channel_id))
-            case OpenSocket(generation=generation, in_turn=in_turn):
-                self.gateway.open_socket(generation, in_turn)
-                wake_watch(self._running, self.system).add(self, self._woken)
-            case CloseSocket(code=code):
-                self.gateway.close_socket(code)
-            case AbortSocket():
-                self.gateway.abort_socket()
-            case OpenUdp():
-                self._path.open(effect, self._running)
-            case SendDiscovery(ssrc=ssrc):
-                self._path.discover(ssrc)
-            case SendKeepalive():
-                self._path.keep_alive()
-            case CloseUdp():
-                self._path.close()
-            case UseKey():
-                self._path.use_key(effect)
-            case DropKey():
-                self._path.drop_key()
-                self.gateway.forget()
-            case ReleaseStream(encrypted=encrypted):
-                self.sender.release(self._group.encrypt if encrypted else None)
-                self.player.real_time = False
-                self.player.wake()
-            case HoldStream(reason=reason):
-                self.sender.hold()
-                self.player.real_time = reason in self._real_time_while
-            case DrainStream():
-                self.player.drain()
-            case MapSsrc(ssrc=ssrc, user_id=user_id):
-                self.receiver.map_ssrc(ssrc, user_id)
-            case ForgetUser(user_id=user_id):
-                self.receiver.forget_user(user_id)
-            case CreateGroup():
-                self._inbox.extend(self._group.create(effect))
-            case SetExternalSender(data=data):
-                self._group.set_external_sender(data)
-            case ApplyProposals():
-                self._inbox.extend(self._group.apply_proposals(effect))
-            case ApplyCommit():
-                self._inbox.extend(self._group.apply_commit(effect))
-            case ApplyWelcome():
-                self._inbox.extend(self._group.apply_welcome(effect))
-            case SetPassthrough():
-                self._group.set_passthrough(effect)
-            case DropGroup():
-                self._group.drop()
-            case Report(notice=notice):
-                self._report(notice)
-            case _:
-                assert_never(effect)
-
-    # -- effects
-
-    async def _signal(self, channel_id: int | None) -> None:
-        async with self._signalling_turn:
-            try:
-                async with asyncio.timeout(SIGNALLING_TIMEOUT_S):
-                    await self._signalling.update_voice_state(
-                        self.session.shared.guild_id, channel_id, self_mute=self._self_mute, self_deaf=self._self_deaf
-                    )
-            except asyncio.CancelledError as error:
-                if self._cancelled_by_us():
-                    raise
-                self.feed(SignallingFailed(type(error).__name__))
-            except Exception as error:  # whatever the framework's gateway raises, or that it hangs
-                self.feed(SignallingFailed(type(error).__name__))
-
-    @staticmethod
-    def _cancelled_by_us() -> bool:
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
+    # -- what the hands tell
 
     def _woken(self, seconds: float) -> None:
         self.feed(HostWoke(seconds))
@@ -647,19 +528,9 @@ class VoiceClient:
             self._joiners.settle(notice.error)
         elif isinstance(notice, Closed):
             self._end(notice.error)
-        self._notices.append(notice)
+        self._notices.put(notice)
         if not self._busy:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Call the listeners; what they do wrong, and a cancellation that leaks out of them, is theirs."""
-        while self._notices:
-            notice = self._notices.popleft()
-            for listener in tuple(self._listeners):
-                try:
-                    listener(notice)
-                except (Exception, asyncio.CancelledError):
-                    _log.exception("a listener of the voice client failed")
+            self._notices.tell()
 
     # -- begin and end
 
@@ -723,19 +594,3 @@ class VoiceClient:
 
     def __repr__(self) -> str:
         return f"<VoiceClient {self.session.call.state}, guild {self.session.shared.guild_id}>"
-
-
-def _flags(data: Mapping[str, Any]) -> VoiceFlags:
-    return VoiceFlags(
-        mute=bool(data.get("mute")),
-        deaf=bool(data.get("deaf")),
-        self_mute=bool(data.get("self_mute")),
-        self_deaf=bool(data.get("self_deaf")),
-        suppress=bool(data.get("suppress")),
-    )
-
-
-def _snowflake(value: object) -> int | None:
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and value.isdecimal() else None

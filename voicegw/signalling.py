@@ -43,6 +43,24 @@ class VoiceFlags:
 NO_FLAGS = VoiceFlags()
 
 
+def flags_of(data: Mapping[str, Any]) -> VoiceFlags:
+    """The flags of a VOICE_STATE_UPDATE; what is missing is not set."""
+    return VoiceFlags(
+        mute=bool(data.get("mute")),
+        deaf=bool(data.get("deaf")),
+        self_mute=bool(data.get("self_mute")),
+        self_deaf=bool(data.get("self_deaf")),
+        suppress=bool(data.get("suppress")),
+    )
+
+
+def snowflake_of(value: object) -> int | None:
+    """An id as Discord writes it, a string of digits, or an int; None for everything else."""
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, str) and value.isdecimal() else None
+
+
 class SignallingReceiver(Protocol):
     """Who wants the main gateway's answers; `VoiceClient` is one."""
 

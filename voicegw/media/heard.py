@@ -95,3 +95,14 @@ class UserStats:
     def seconds(self) -> float:
         """How much sound left for the listeners."""
         return self.slots * SLOT_S
+
+
+@dataclass(frozen=True, slots=True)
+class CallStats:
+    """Packets and bytes sent, frames held back, packets that could not be sent, and what was heard, by user id."""
+
+    packets: int
+    bytes: int
+    held: int
+    errors: int
+    users: dict[int, UserStats]

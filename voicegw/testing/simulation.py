@@ -187,6 +187,7 @@ class SimulatedClient(VoiceClient):
         super().__init__(**options)
         self.user_id = self.session.shared.user_id
         self.add_listener(self._note_notice)
+        self._hands.observer = self._note_effect
 
     @property
     def over(self) -> bool:
@@ -196,7 +197,7 @@ class SimulatedClient(VoiceClient):
     @property
     def signalling(self) -> Any:
         """Its main gateway: a `LocalSignalling`, unless another one was given."""
-        return self._signalling
+        return self._wishes.signalling
 
     async def connect(self, channel_id: int | None = None, timeout_s: float = 30.0) -> None:
         """As VoiceClient's."""
@@ -259,10 +260,9 @@ class SimulatedClient(VoiceClient):
         finally:
             PROCESS.reset(token)
 
-    def _perform(self, effect: Effect) -> None:
+    def _note_effect(self, effect: Effect) -> None:
         if self._simulation.on_effect is not None:
             self._simulation.on_effect(self, effect)
-        super()._perform(effect)
 
     async def _here(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         token = PROCESS.set(self.system)
