@@ -113,7 +113,7 @@ async def test_no_stranger_reaches_the_parser() -> None:
 
 @covers("F73")
 def test_strangers_change_nothing_in_a_call(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicegw.testing.sockets.DatagramSocket.arrive", without_kernels_check)
+    monkeypatch.setattr("voicegw.testing.datagrams.DatagramSocket.arrive", without_kernels_check)
 
     async def story(sim: Simulation) -> None:
         alice, joining = await in_phase_of_call(sim, phase)

@@ -194,7 +194,7 @@ def test_a_reply_of_somebody_else_redirects_nothing(seed: int, monkeypatch: pyte
         assert udp.strangers == (60 if seed else 0)
 
     if seed:  # a kernel that lets everybody in: our own look at the source must do
-        monkeypatch.setattr("voicegw.testing.sockets.DatagramSocket.arrive", without_kernels_check)
+        monkeypatch.setattr("voicegw.testing.datagrams.DatagramSocket.arrive", without_kernels_check)
     simulate(story, seed)
 
 

@@ -23,7 +23,7 @@ from voicegw.errors import ConnectionClosed, E2EERequired
 from voicegw.events import SocketClosed, SocketOpened, SpeechEnded, SpeechStarted
 from voicegw.session import Options
 from voicegw.testing.simulation import SimulatedClient, Simulation
-from voicegw.testing.sockets import FIN
+from voicegw.testing.streams import FIN
 from voicegw.testing.world import World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.opcodes import Opcode

@@ -30,8 +30,9 @@ from typing import Any
 
 from voicegw.adapters.dials import DialBudget
 from voicegw.adapters.system import System
+from voicegw.testing.datagrams import DatagramSocket
 from voicegw.testing.loop import PROCESS, Process, VirtualLoop
-from voicegw.testing.sockets import Connection, DatagramSocket, Listener, StreamSocket
+from voicegw.testing.streams import Connection, Listener, StreamSocket
 
 Address = tuple[str, int]
 
