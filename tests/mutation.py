@@ -26,7 +26,13 @@ from voicegw.tables.load import flattened, load_table
 from voicegw.tables.machine import Engine
 from voicegw.tables.model import Table
 
-TESTS = ("tests/test_session.py", "tests/test_museum.py", "tests/faults")
+TESTS = (
+    "tests/test_session.py",
+    "tests/test_session_main_gateway.py",
+    "tests/test_session_media.py",
+    "tests/test_museum.py",
+    "tests/faults",
+)
 KILLERS = ("nobody", "the checks", "simulated calls", "tests")
 QUICK = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1", "-W", "ignore")
 AT_ONCE = 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import VECTORS
-from tests.test_delivery import CHANNEL, World
+from tests.members import CHANNEL, World
 from voicegw.adapters.mls import OLD_GROUP_S, MlsGroup
 from voicegw.effects import ApplyCommit, ApplyProposals, ApplyWelcome, CreateGroup, SetPassthrough
 from voicegw.errors import GroupError

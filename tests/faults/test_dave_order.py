@@ -26,7 +26,7 @@ from tests.faults.groups import (
     together,
     until,
 )
-from tests.test_delivery import World as Members
+from tests.members import World as Members
 from voicegw.errors import E2EEError
 from voicegw.events import Stamped
 from voicegw.server.delivery import Delivery, DeliveryService

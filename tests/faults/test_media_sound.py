@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.cells import covers
 from tests.listening import ALICE, BOB, SSRC, TONE, Listening
-from tests.test_delivery import World as Groups
+from tests.members import World as Groups
 from voicegw.adapters.mls import MlsGroup
 from voicegw.errors import NotAudio
 from voicegw.media.heard import Provenance

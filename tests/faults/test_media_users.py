@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.cells import covers
 from tests.listening import ALICE, BOB, TONE, Listening
-from tests.test_delivery import World as Groups
+from tests.members import World as Groups
 from tests.test_hearing import Ears, Kept
 from voicegw.media.heard import HeardFrame
 from voicegw.media.jitter import JitterBuffer

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.cells import covers
-from tests.test_delivery import World
+from tests.members import World
 from tests.test_player import Frames, Stage, VirtualLoop, on_stage
 from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, LEAST_GAP_S
 from voicegw.wire.rtp import FRAME_TICKS, SAMPLE_RATE, SILENCE_FRAME
