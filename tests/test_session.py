@@ -499,6 +499,16 @@ def test_another_mode_is_used_after_4016() -> None:
     assert modes == list(PREFERRED_MODES)
 
 
+def test_another_mode_is_no_attempt_beyond_the_last() -> None:
+    world = World(Options(max_attempts=1))
+    world.unanswered.add("SendSelectProtocol")
+    world.join()
+    world.server(SocketClosed(4016), numbered=False)
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert world.way("call")[-2:] == ["leaving.closing", "closed"]
+    assert isinstance(last_error(world), ConnectionClosed)
+
+
 def test_4017_names_what_is_missing() -> None:
     for policy, word in (("off", "'off'"), ("require", "davey")):
         world = World(Options(policy=E2EEPolicy(policy)))

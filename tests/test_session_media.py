@@ -6,6 +6,7 @@ import pytest
 
 from tests.sessions import noticed, ready
 from voicegw.effects import (
+    ApplyProposals,
     CreateGroup,
     DropGroup,
     DropKey,
@@ -31,6 +32,7 @@ from voicegw.events import (
     IpDiscovered,
     PathLost,
     PathMoved,
+    ProposalsRejected,
     SocketClosed,
     SocketOpened,
     SpeechEnded,
@@ -47,6 +49,7 @@ from voicegw.wire.payloads import (
     EpochPrepared,
     ExternalSenderReceived,
     HelloReceived,
+    ProposalsReceived,
     TransitionExecuted,
     TransitionPrepared,
     WelcomeReceived,
@@ -350,6 +353,36 @@ def test_another_external_sender_is_refused() -> None:
     assert noticed(world, Warned) == []
     world.server(ExternalSenderReceived(b"another"))
     assert len(noticed(world, Warned)) == 1
+
+
+def test_proposals_that_came_before_their_sender_are_judged_again() -> None:
+    world = World()
+    world.unanswered |= {"SendKeyPackage", "ApplyProposals"}
+    world.join()
+    world.server(ProposalsReceived(revoke=False, data=b"early"))
+    world.feed(ProposalsRejected(False, b"early", "nobody known has signed it"))
+    assert len(world.sent(ApplyProposals)) == 1
+    world.server(ExternalSenderReceived(b"another sender"))
+    assert [effect.data for effect in world.sent(ApplyProposals) if isinstance(effect, ApplyProposals)] == [
+        b"early"
+    ] * 2
+    world.server(ExternalSenderReceived(b"another sender"))
+    assert len(world.sent(ApplyProposals)) == 2
+
+
+def test_a_key_package_that_a_broken_websocket_may_have_lost_is_sent_again_when_no_welcome_was_replayed() -> None:
+    for welcomed in (False, True):
+        world = World()
+        world.unanswered.add("SendKeyPackage")
+        world.join()
+        assert len(world.sent(SendKeyPackage)) == 1
+        world.server(SocketClosed(1006), numbered=False)
+        world.until(lambda world=world: world.states["dave"] == "waiting.resumed", 5)  # type: ignore[misc]
+        if welcomed:
+            world.server(WelcomeReceived(0, b"welcome"))
+        world.advance(2)
+        assert len(world.sent(SendKeyPackage)) == (1 if welcomed else 2)
+        assert world.states["dave"] == ("active" if welcomed else "waiting.group")
 
 
 def test_a_sender_that_came_too_late_is_not_the_next_sessions() -> None:
