@@ -13,7 +13,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from voicegw.wire import dave_frames, discovery, mls, mls_messages, rtp
 from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.endpoint import check_media_address, parse_endpoint
 from voicegw.wire.frames import decode_binary, decode_text
+from voicegw.wire.payloads import SessionDescriptionReceived
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "vectors.json").read_text(encoding="utf-8"))
 KEY = Secret(bytes(range(32)))
@@ -83,7 +84,9 @@ def _into_the_machines(message: Any) -> None:
     session = clone(READY)
     with contextlib.suppress(EventNotAllowed):
         session.receive(message.payload, session.shared.now)
-    assert "secret" not in repr(message).replace("<secret>", "").replace("secret_key", "")
+    if isinstance(message.payload, SessionDescriptionReceived):
+        other = replace(message.payload, secret_key=Secret(bytes(32)))
+        assert repr(message.payload) == repr(other), "what is shown depends on the key"
 
 
 def text_frame(data: bytes) -> None:
