@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from voicegw.core.call import CallSession
 from voicegw.core.dave import DaveSession
@@ -35,8 +35,7 @@ HEARERS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One step of one machine, for logs, tests and pictures; `row` counts from 1 in its table."""
 
     machine: str

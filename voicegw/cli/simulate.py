@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,10 +71,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from voicegw.testing.shrink import report
 
     taken: set[tuple[str, int, str, str]] = set()
+    voice_sessions = 0
+    begin = time.perf_counter()
 
     def runs() -> Iterator[Run]:
+        nonlocal voice_sessions
         for run in run_all(run_seed, seeds, jobs):
             taken.update(run.rows)
+            voice_sessions += run.voice_sessions
             yield run
 
     result = _summed_up(runs(), console, report)
@@ -86,7 +91,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     result["violations"] += len(wrong)
     rows = len({(machine, row) for machine, row, _, _ in taken})
     console.say(f"rows taken: {rows} of {rows + len(missed)}")
-    return _end({**result, "rows_taken": rows, "rows": rows + len(missed)}, console)
+    seconds = time.perf_counter() - begin
+    console.say(f"{voice_sessions} voice sessions in {seconds:.1f} s, {voice_sessions / seconds:.0f} a second")
+    figures = {"voice_sessions": voice_sessions, "rows_taken": rows, "rows": rows + len(missed)}
+    return _end({**result, **figures}, console)
 
 
 def _summed_up(runs: Iterable[AnyRun], console: Console, shown: Callable[[AnyRun], list[str]]) -> dict[str, Any]:

@@ -86,16 +86,19 @@ class TableEvent(transitions.Event):
         """The `Transition` that was taken; None where every guard said no."""
         event = args[0]
         rows: list[Any] = self.transitions[model.state]
+        states: Any = self.machine.states
         for transition in rows:
             if transition.question is not None and getattr(model, transition.question)(event) != transition.wanted:
                 continue
             for effect in transition.before:
                 getattr(model, effect)(event)
             if transition.dest is not None:
-                states: Any = self.machine.states
-                states[transition.source].leave(model)
+                left, entered = states[transition.source], states[transition.dest]
+                if left.deadline is not None:
+                    model.cancel(left.deadline.name)
                 model.state = transition.dest
-                states[transition.dest].come(model)
+                if entered.deadline is not None:
+                    entered.come(model)
             return transition.row
         return None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import operator
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from voicegw.effects import SendSelectProtocol, SendVoiceState
+from voicegw.effects import ArmTimer, CancelTimer, Effect, SendIdentify, SendResume, SendSelectProtocol, SendVoiceState
 from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
 from voicegw.events import (
     CommitIgnored,
@@ -92,6 +93,7 @@ ANSWERS = (
     "SendTransitionReady",
     "DrainStream",
 )
+SESSION_BEGINS = (SendIdentify, SendResume)
 RESUMABLE = (None, 1000, 1001, 1005, 1006, 1011, 1012, 4013, 4015)
 CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
 
@@ -100,12 +102,14 @@ CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
 class Run:
     """What one plan brought; `violation` is None where all invariants held and the call came to ready or to its end.
 
-    `rows` are the rows that were taken, as (machine, row, state before, state after).
+    `voice_sessions` is how often the call identified or resumed at a voice server. `rows` are the rows that were taken,
+    as (machine, row, state before, state after).
     """
 
     plan: Plan
     events: int = 0
     virtual_s: float = 0.0
+    voice_sessions: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     rows: set[tuple[str, int, str, str]] = field(default_factory=set)
     trace_hash: str = ""
@@ -171,11 +175,13 @@ class Chaos:
     def happen(self, name: str, draw: int) -> None:
         """One thing happens, its details drawn from `draw`; the first of all is that the bot joins."""
         world = self.world
-        self._draw.seed(draw)
-        if world.session.call.state == "idle":
+        idle = world.session.call.state == "idle"
+        if idle or name != WAIT:
+            self._draw.seed(draw)
+        if idle:
             self._feed(JoinRequested(CHANNEL) if self._draw.random() > 0.002 else LeaveRequested())
         if name == WAIT:
-            world.advance(self._draw.choice(WAITS_S))
+            world.advance(WAITS_S[draw % len(WAITS_S)])
             return
         self.run.faults[name] += 1
         for event in HAPPENINGS[name](self):
@@ -197,14 +203,17 @@ class Chaos:
     def fold(self) -> None:
         """Put what the world has kept into the trace hash and let it go, for runs that are long."""
         world, run = self.world, self.run
-        steps = "\n".join([f"{step.machine} {step.row} {step.after}" for step in world.trace])
-        effects = "\n".join([f"{type(effect).__name__} {fields_of(effect)}" for _, effect in world.effects])
-        heard = "\n".join([f"{at!r} {_name_of(event)}" for at, event in world.heard])
+        rows = [(step.machine, step.row, step.before, step.after) for step in world.trace]
+        steps = "\n".join([_told.get(row) or _tell(row) for row in rows])
+        effects = "\n".join([fields_of(effect) for _, effect in world.effects])
         if CANARY in effects and run.violation is None:
             run.violation = "V18: a secret shows in an effect"
-        self._hash.update(f"{heard}\n{steps}\n{effects}\n".encode())
+        names = "\n".join([_name_of(event) for _, event in world.heard])
+        times = array("d", [at for at, _ in world.heard])
+        self._hash.update(f"{names}\n{steps}\n{effects}\n".encode() + times.tobytes())
         run.events += len(world.heard)
-        run.rows.update({(step.machine, step.row, step.before, step.after) for step in world.trace})
+        run.voice_sessions += sum(type(effect) in SESSION_BEGINS for _, effect in world.effects)
+        run.rows.update(rows)
         run.virtual_s = world.now - world.BEGIN
         tail = [
             f"{step.at - world.BEGIN:9.3f} {step.machine} {step.before} --{step.event}--> {step.after} (row {step.row})"
@@ -393,6 +402,19 @@ class Chaos:
         if self._draw.random() < 0.5:
             yield from self._server(EpochPrepared(1, 1))
 
+    def upgrade(self) -> Iterator[Event | Stamped]:
+        """The voice server begins with E2EE in a call that goes on in the clear, and may never finish it."""
+        world, draw = self.world, self._draw
+        numbers = draw.sample(range(1, 4), draw.choice((1, 2)))
+        if draw.random() < 0.5:
+            world.unanswered.add("SendTransitionReady")
+        yield from self._server(EpochPrepared(1, 1), ExternalSenderReceived(b"external sender"))
+        for number in numbers:
+            yield from self._server(WelcomeReceived(number, b"welcome"))
+            world.advance(2 * world.latency_s)
+        if draw.random() < 0.5:
+            yield from self._server(TransitionExecuted(numbers[0]))
+
     def membership(self) -> Iterator[Event | Stamped]:
         """Others come and go."""
         user_id = self._draw.choice((OTHER, 7, 8))
@@ -493,6 +515,7 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
         Chaos.old_pair,
         Chaos.oddity,
         Chaos.downgrade,
+        Chaos.upgrade,
         Chaos.membership,
         Chaos.crowd,
         Chaos.group,
@@ -514,17 +537,27 @@ def run_seed(seed: int) -> Run:
     return run
 
 
-def fields_of(thing: object) -> str:
-    """The fields of a dataclass as text; what `repr` says, at a third of its time."""
-    kind = type(thing)
+def fields_of(effect: Effect) -> str:
+    """An effect's name and fields as text; what `repr` says, at a third of its time."""
+    kind = type(effect)
+    if isinstance(effect, ArmTimer | CancelTimer):  # two of three; when a timer fires is heard
+        return f"{kind.__name__} {effect.name}"
     getter = _getters.get(kind)
     if getter is None:
-        names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-        getter = _getters[kind] = operator.attrgetter(*names) if names else lambda thing: ()
-    return repr(getter(thing))
+        names = [one.name for one in fields(kind)]
+        getter = _getters[kind] = operator.attrgetter(*names) if names else lambda effect: ()
+    return f"{kind.__name__} {getter(effect)}"
 
 
 _getters: dict[type, Callable[[Any], object]] = {}
+
+
+def _tell(row: tuple[str, int, str, str]) -> str:
+    machine, number, _, after = row
+    return _told.setdefault(row, f"{machine} {number} {after}")
+
+
+_told: dict[tuple[str, int, str, str], str] = {}
 
 
 def _name_of(event: Event | Stamped) -> str:

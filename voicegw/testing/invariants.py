@@ -159,6 +159,8 @@ class Invariants:
 
     def _ended(self, stamped: Stamped) -> None:
         if stamped.source == "websocket" and isinstance(stamped.event, ENDS):
+            if isinstance(stamped.event, DialPostponed) and stamped.generation in self.sockets:
+                self.dials -= 1  # it waited for its turn; nothing was dialled
             self.sockets.discard(stamped.generation)
 
     def _steps(
