@@ -197,7 +197,7 @@ def test_t05_a_new_endpoint_and_a_null_endpoint_that_alternate_for_ever() -> Non
 
 
 def test_t05_a_round_that_another_machine_did_not_begin() -> None:
-    table = changed("gateway", 'begun_by = ["connect_requested"]', 'begun_by = ["socket_opened"]')
+    table = changed("gateway", 'begun_by = ["connect_requested", "session_thawed"]', 'begun_by = ["socket_opened"]')
     assert any(events == ("connect_requested",) for _, events in rounds(table))
     assert any("connect_requested" in violation.what for violation in found(table, "T05"))
 
@@ -208,7 +208,7 @@ def test_t06_a_way_that_takes_longer_than_promised() -> None:
     (violation,) = found(replace(table, deadlines={**table.deadlines, "dial_timeout": longer}), "T06")
     assert violation.what == "a round can last 202 s, the table promises 102 s"
     assert violation.events[:2] == ("dial_postponed", "dial_turn")
-    endless = changed("gateway", 'begun_by = ["connect_requested"]', 'begun_by = ["socket_opened"]')
+    endless = changed("gateway", 'begun_by = ["connect_requested", "session_thawed"]', 'begun_by = ["socket_opened"]')
     assert longest_round(endless, ATTEMPTS).seconds == float("inf")
 
 
@@ -341,8 +341,18 @@ def test_two_calls_side_by_side_do_what_each_does_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("gateway", 'begun_by = ["connect_requested"]', 'begun_by = ["nothing"]', "begun_by: 'nothing' is in no row"),
-        ("gateway", 'begun_by = ["connect_requested"]', "begun_by = [7]", "'begun_by' is a list of names"),
+        (
+            "gateway",
+            'begun_by = ["connect_requested", "session_thawed"]',
+            'begun_by = ["nothing"]',
+            "begun_by: 'nothing' is in no row",
+        ),
+        (
+            "gateway",
+            'begun_by = ["connect_requested", "session_thawed"]',
+            "begun_by = [7]",
+            "'begun_by' is a list of names",
+        ),
         ("gateway", "gives_up_after = 102.0", 'gives_up_after = "soon"', "'gives_up_after' must be of type float"),
         ("gateway", 'opened_by = ["open_socket", ', 'opened_by = ["open_door", ', "'open_door' is in no row"),
         ("speech", 'name = "stream"', 'name = "stream"\ncolour = "red"', "resource stream: unknown word 'colour'"),

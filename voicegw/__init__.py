@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Warned,
     )
     from voicegw.errors import DaveNotFound, VoiceError
+    from voicegw.frozen import FleetKey, FrozenCall
     from voicegw.gateway import DiscordGatewayVoice
     from voicegw.kokoro import Kokoro
     from voicegw.media.activity import SpeechSink, VoiceActivity
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from voicegw.media.playback import Playback
     from voicegw.media.recording import Recording
     from voicegw.media.sinks import SingleWavSink, Sink, WavSink
-    from voicegw.media.sources import Source, ToneSource, WavSource
+    from voicegw.media.sources import Source, SourceDescription, ToneSource, WavSource
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
     from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver, VoiceFlags
 
@@ -60,7 +61,9 @@ __all__ = [
     "EncryptionChanged",
     "FixedSignalling",
     "FlagsChanged",
+    "FleetKey",
     "FrameStream",
+    "FrozenCall",
     "HeardFrame",
     "HoldReason",
     "IdentityChanged",
@@ -85,6 +88,7 @@ __all__ = [
     "SingleWavSink",
     "Sink",
     "Source",
+    "SourceDescription",
     "SpeakingChanged",
     "SpeechSink",
     "ToneSource",
@@ -118,7 +122,9 @@ _MODULES = {
     "EncryptionChanged": "voicegw.effects",
     "FixedSignalling": "voicegw.signalling",
     "FlagsChanged": "voicegw.effects",
+    "FleetKey": "voicegw.frozen",
     "FrameStream": "voicegw.media.listeners",
+    "FrozenCall": "voicegw.frozen",
     "HeardFrame": "voicegw.media.heard",
     "HoldReason": "voicegw.effects",
     "IdentityChanged": "voicegw.effects",
@@ -143,6 +149,7 @@ _MODULES = {
     "SingleWavSink": "voicegw.media.sinks",
     "Sink": "voicegw.media.sinks",
     "Source": "voicegw.media.sources",
+    "SourceDescription": "voicegw.media.sources",
     "SpeakingChanged": "voicegw.effects",
     "SpeechSink": "voicegw.media.activity",
     "ToneSource": "voicegw.media.sources",

@@ -52,8 +52,6 @@ from voicegw.events import (
     SpeechStarted,
     Stamped,
     UserVerified,
-    VoiceServerUpdated,
-    VoiceStateUpdated,
 )
 from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
@@ -70,10 +68,10 @@ from voicegw.media.sources import Source
 from voicegw.native import load_davey
 from voicegw.notices import NoticeBoard
 from voicegw.path import MediaPath
-from voicegw.secret import Secret
+from voicegw.portable import Portable
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
-from voicegw.signalling import Credentials, Signalling, VoiceFlags, flags_of, snowflake_of
-from voicegw.voice_state import VoiceStateWishes
+from voicegw.signalling import Credentials, Signalling, VoiceFlags
+from voicegw.voice_state import VoiceStateWishes, voice_server_of, voice_state_of
 from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
@@ -82,7 +80,7 @@ HISTORY = 1024
 _log = logging.getLogger("voicegw")
 
 
-class VoiceClient:
+class VoiceClient(Portable):
     """A call: join, play, listen, move, leave. It comes back by itself from what the network does.
 
     All methods belong to the event loop that runs when the first of them is called; elsewhere they raise
@@ -125,11 +123,13 @@ class VoiceClient:
         keep_flight_record: bool = False,
         system: System = THIS_SYSTEM,
     ) -> None:
+        super().__init__()
         self.tls = ssl_context if ssl_context is not None else tls_context(ca_pem)
         check_tls_context(self.tls)
         self.system = system
         self.channel_id = channel_id
         self.names_channel = names_channel
+        self.real_time_while = frozenset(HoldReason(reason) for reason in real_time_while)
         self.history: deque[Transition] = deque(maxlen=HISTORY)
         options = Options(
             policy=E2EEPolicy(policy),
@@ -184,7 +184,7 @@ class VoiceClient:
             sender=self.sender,
             player=self.player,
             receiver=self.receiver,
-            real_time_while=frozenset(HoldReason(reason) for reason in real_time_while),
+            real_time_while=self.real_time_while,
             loop=lambda: self._running,
             timers=lambda: self._clock,
             ask=lambda channel_id: self._spawn(self._wishes.send(channel_id)),
@@ -301,12 +301,7 @@ class VoiceClient:
         """
         self._begin()
         self.feed(LeaveRequested())
-        await self.wait_closed()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        if tasks:
-            await asyncio.wait(tasks)
-        await self.gateway.join_tasks()
-        await self._hearing.close()
+        await self._wait_freed()
 
     async def wait_closed(self) -> None:
         """Until the call is over, for whatever reason; `error` says which, None where the bot asked for it."""
@@ -395,30 +390,15 @@ class VoiceClient:
         """Take the `d` of any VOICE_STATE_UPDATE; others' are ignored."""
         if self._hand_over(self.voice_state_update, data):
             return
-        shared = self.session.shared
-        if snowflake_of(data.get("user_id")) != shared.user_id or snowflake_of(data.get("guild_id")) != shared.guild_id:
-            shared.counters["foreign voice states"] += 1
-            return
-        channel, session_id = data.get("channel_id"), data.get("session_id")
-        channel_id = snowflake_of(channel)
-        if channel is not None and (channel_id is None or not isinstance(session_id, str) or not session_id):
-            shared.counters["malformed voice states"] += 1
-            return
-        self.feed(VoiceStateUpdated(channel_id, Secret(str(session_id or "")), flags_of(data)))
+        if (event := voice_state_of(data, self.session.shared)) is not None:
+            self.feed(event)
 
     def voice_server_update(self, data: Mapping[str, Any]) -> None:
         """Take the `d` of any VOICE_SERVER_UPDATE; other guilds' are ignored."""
         if self._hand_over(self.voice_server_update, data):
             return
-        shared = self.session.shared
-        if snowflake_of(data.get("guild_id")) != shared.guild_id:
-            shared.counters["foreign voice servers"] += 1
-            return
-        endpoint, token = data.get("endpoint"), data.get("token")
-        if not isinstance(endpoint, str | None) or not isinstance(token, str | None) or (endpoint and not token):
-            shared.counters["malformed voice servers"] += 1
-            return
-        self.feed(VoiceServerUpdated(Secret(token or ""), endpoint))
+        if (event := voice_server_of(data, self.session.shared)) is not None:
+            self.feed(event)
 
     def main_session_lost(self) -> None:
         """The bot's main gateway session was invalidated, not resumed: its voice sessions end with it."""
@@ -538,16 +518,19 @@ class VoiceClient:
         wanted = channel_id if channel_id is not None else self.channel_id
         if wanted is None:
             raise EventNotAllowed("connect without a channel", self.session.call.state)
-        if self.session.shared.options.policy is not E2EEPolicy.OFF:
-            load_davey()
-        self._begin()
-        await self.gateway.start(self._running)
+        await self._prepare()
 
         def ask() -> None:
             self.feed(JoinRequested(wanted))
             self.channel_id = wanted
 
         await self._joiners.wait(ask, timeout_s, lambda: self.session.call.error)
+
+    async def _prepare(self) -> None:
+        if self.session.shared.options.policy is not E2EEPolicy.OFF:
+            load_davey()
+        self._begin()
+        await self.gateway.start(self._running)
 
     def _begin(self) -> None:
         loop = self._home.settle()
@@ -556,9 +539,19 @@ class VoiceClient:
             self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)), self.system)
             self._closed = self._loop.create_future()
 
+    async def _wait_freed(self) -> None:
+        """Until the call is over, and all of it is freed."""
+        await self.wait_closed()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.gateway.join_tasks()
+        await self._hearing.close()
+
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
         wake_watch(self._running, self.system).remove(self)
+        self._stop_checkpoints()
         self.player.close()
         self._path.close()
         self._hearing.end()
@@ -566,10 +559,11 @@ class VoiceClient:
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
-    def _spawn(self, work: Any) -> None:
-        task = self._running.create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._running.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @property
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -588,6 +582,7 @@ class VoiceClient:
         self.history.append(transition)
         if self.flight_recorder is not None:
             self.flight_recorder.step(transition)
+        self._checkpoint_due()
         if _log.isEnabledFor(logging.DEBUG):
             guild_id, step = self.session.shared.guild_id, transition
             _log.debug("%s %s: %s --%s--> %s", guild_id, step.machine, step.before, step.event, step.after)

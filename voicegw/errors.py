@@ -19,7 +19,11 @@
     |-- EncryptionError
     |   |-- NoCommonMode            no transport encryption that both sides know
     |   |-- PacketRejected          a datagram that is not authentic or not well formed
-    |   `-- KeyExhausted            a key has been used as often as it may be
+    |   |-- KeyExhausted            a key has been used as often as it may be
+    |   `-- LeaseEnded              a key has been used as often as this process may, for now
+    |-- FrozenCallError             a document of a frozen call that cannot be used
+    |   |-- FrozenCallTooNew        written by a newer version
+    |   `-- FrozenCallRefused       another fleet key, or changed bytes
     |-- E2EEError
     |   |-- E2EERequired            policy or server demands end-to-end encryption and it cannot be had
     |   |-- DaveNotFound            no usable MLS library (davey) on this machine
@@ -152,6 +156,22 @@ class PacketRejected(EncryptionError):
 
 class KeyExhausted(EncryptionError):
     """A transport key has been used 2**32 - 1 times; another packet would repeat a nonce."""
+
+
+class LeaseEnded(EncryptionError):
+    """The nonces of a key that were leased to this process are used; speech is held until the lease is renewed."""
+
+
+class FrozenCallError(VoiceError):
+    """A document of a frozen call that cannot be used; the message says why, and what to do."""
+
+
+class FrozenCallTooNew(FrozenCallError):
+    """It was written by a newer version of this library."""
+
+
+class FrozenCallRefused(FrozenCallError):
+    """It was sealed with another fleet key, or its bytes were changed."""
 
 
 class E2EEError(VoiceError):

@@ -13,6 +13,7 @@ from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.signalling import NO_FLAGS, VoiceFlags
+from voicegw.snapshot import SessionSnapshot
 from voicegw.wire.payloads import Payload
 
 # -- the bot's wishes
@@ -39,6 +40,26 @@ class LeaveRequested:
     """The bot wants to be gone."""
 
     name: ClassVar[str] = "leave_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class CallThawed:
+    """A call that another process has frozen, or that died with it, shall go on here."""
+
+    name: ClassVar[str] = "call_thawed"
+    snapshot: SessionSnapshot
+
+    @property
+    def channel_id(self) -> int:
+        """Where the bot wants to be."""
+        return self.snapshot.channel_id
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeRequested:
+    """The call shall go on in another process."""
+
+    name: ClassVar[str] = "freeze_requested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +388,24 @@ class ConnectRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionThawed:
+    """call to gateway, transport and dave: another process's session goes on here."""
+
+    name: ClassVar[str] = "session_thawed"
+    snapshot: SessionSnapshot
+
+    @property
+    def ip(self) -> str:
+        """The voice server's address for media."""
+        return self.snapshot.media[0]
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return self.snapshot.media[1]
+
+
+@dataclass(frozen=True, slots=True)
 class CloseRequested:
     """call to gateway: end the voice session."""
 
@@ -457,7 +496,7 @@ class GatewayInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class GatewayResumed:
-    """gateway to speech and transport: the session lives on."""
+    """gateway to transport, dave, speech and call: the session lives on."""
 
     name: ClassVar[str] = "gateway_resumed"
 
@@ -502,6 +541,7 @@ class SpeechForbidden:
 
 Signal = (
     ConnectRequested
+    | SessionThawed
     | CloseRequested
     | AbortRequested
     | HeartStarted
@@ -528,6 +568,8 @@ Event = (
     | JoinRequested
     | JoinAbandoned
     | LeaveRequested
+    | CallThawed
+    | FreezeRequested
     | UserVerified
     | VoiceStateUpdated
     | VoiceServerUpdated

@@ -27,6 +27,7 @@ from voicegw.errors import EventNotAllowed, VoiceError
 from voicegw.events import Event, Stamped
 from voicegw.secret import Secret
 from voicegw.session import Transition, VoiceSession
+from voicegw.snapshot import SessionSnapshot
 from voicegw.wire import payloads
 
 FORMAT = 1
@@ -210,6 +211,8 @@ class _Writer:
     def write(self, value: object) -> object:
         if isinstance(value, events.IpDiscovered):
             value = dataclasses.replace(value, address=NOBODYS_ADDRESS)
+        elif isinstance(value, SessionSnapshot):
+            value = dataclasses.replace(value, selected=(NOBODYS_ADDRESS, value.selected[1]))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: self.write(getattr(value, field.name)) for field in dataclasses.fields(value)}
             return {"$": type(value).__name__, **fields}

@@ -75,7 +75,7 @@ class Hands:
         real_time_while: frozenset[HoldReason],
         loop: Callable[[], asyncio.AbstractEventLoop],
         timers: Callable[[], Timers],
-        ask: Callable[[int | None], None],
+        ask: Callable[[int | None], object],
         dialling: Callable[[], None],
         follow: Callable[[Iterable[Event]], None],
         report: Callable[[Notice], None],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from voicegw.core.call import CallSession
@@ -16,6 +16,8 @@ from voicegw.core.speech import SpeechSession
 from voicegw.core.transport import TransportSession
 from voicegw.effects import Effect
 from voicegw.events import DeadlinePassed, Event, FrameRejected, MessagesLost, Signal, SocketClosed, Stamped
+from voicegw.secret import Secret
+from voicegw.snapshot import SessionSnapshot
 
 __all__ = ["ALL_SESSIONS", "SESSIONS", "E2EEPolicy", "Options", "Transition", "VoiceSession"]
 
@@ -26,6 +28,8 @@ SESSIONS: Mapping[str, type[MachineSession]] = {
 
 # Every table's session: those of a call, and the login of a bot that has no framework.
 ALL_SESSIONS: Mapping[str, type[MachineSession]] = {**SESSIONS, MainGatewaySession.machine: MainGatewaySession}
+
+SESSION_PHASES = ("R", "U")  # of the gateway's states: there is a voice session that can be resumed
 
 # Which machines hear a word, in the order in which they do.
 HEARERS: Mapping[str, tuple[str, ...]] = {
@@ -90,6 +94,38 @@ class VoiceSession:
     def states(self) -> dict[str, str]:
         """Every machine's state."""
         return {machine.machine: machine.state for machine in self.machines}
+
+    def snapshot(self, ssrcs: Iterable[tuple[int, int]] = ()) -> SessionSnapshot:
+        """What another process needs to go on with this call; `ssrcs` are pairs of SSRC and user id.
+
+        Its secrets are copies: they outlive the session.
+        """
+        call, gateway, dave, shared = self.call, self.gateway, self.dave, self.shared
+        pair, key = shared.credentials, gateway.key
+        alive = gateway.table.states[gateway.state].phase in SESSION_PHASES
+        place = (call.session_id, shared.channel_id)
+        if pair is None or not key or not alive or (pair.session_id, pair.channel_id) != place:
+            return SessionSnapshot(shared.channel_id, call.home)
+        return SessionSnapshot(
+            channel_id=shared.channel_id,
+            home=call.home,
+            session_id=Secret(pair.session_id.reveal()),
+            token=Secret(pair.token.reveal()),
+            endpoint=pair.endpoint,
+            seq_ack=shared.sequence.last,
+            ssrc=shared.ssrc,
+            media=self.transport.server,
+            selected=gateway.selected,
+            mode=gateway.mode,
+            secret_key=Secret(key.reveal()),
+            users=tuple(sorted(shared.users)),
+            ssrcs=tuple(ssrcs),
+            dave=dave.standing,
+            dave_protocol_version=dave.version,
+            epoch=dave.epoch,
+            external_sender=dave.external_sender,
+            last_transition=dave.last_transition,
+        )
 
     def receive(self, event: Event | Stamped, now: float) -> list[Effect]:
         """Feed one event; carry out the returned effects in order.

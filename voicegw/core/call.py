@@ -21,19 +21,21 @@ from voicegw.effects import (
 from voicegw.errors import ConnectionFailed, InvalidEndpoint, Kicked, SignallingError, VoiceError
 from voicegw.events import (
     AbortRequested,
+    CallThawed,
     CloseRequested,
     ConnectRequested,
     JoinAbandoned,
     JoinRequested,
     LeaveRequested,
     SessionLost,
+    SessionThawed,
     SignallingFailed,
     VoiceServerUpdated,
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
 from voicegw.signalling import NO_FLAGS, Credentials
-from voicegw.wire.endpoint import parse_endpoint
+from voicegw.wire.endpoint import check_media_address, parse_endpoint
 
 BACKOFF_BASE_S = 0.5
 MAX_E2EE_FAILURES = 3
@@ -112,6 +114,18 @@ class CallSession(MachineSession):
     def there_already(self, event: JoinRequested) -> bool:
         """Is it the channel that we are in?"""
         return event.channel_id == self.shared.channel_id
+
+    def resumable(self, event: CallThawed) -> bool:
+        """Is there a session that may be resumed, at addresses that may be dialled?"""
+        snapshot, options = event.snapshot, self.shared.options
+        if not (snapshot.session_id and snapshot.token and snapshot.secret_key):
+            return False
+        try:
+            parse_endpoint(snapshot.endpoint or "", options.allowed_hosts)
+            check_media_address(snapshot.media[0], options.allow_private_media)
+        except InvalidEndpoint:
+            return False
+        return True
 
     # guards: our voice state
 
@@ -217,9 +231,31 @@ class CallSession(MachineSession):
 
     # effects: main gateway
 
-    def note_channel(self, event: JoinRequested) -> None:
+    def note_channel(self, event: JoinRequested | CallThawed) -> None:
         """Where we want to be."""
         self.shared.channel_id = event.channel_id
+
+    def note_home(self, event: CallThawed) -> None:
+        """Where the other process was connected last, if it ever was."""
+        self.home = event.snapshot.home
+        self.ever_connected = self.home != 0
+
+    def note_thawed(self, event: CallThawed) -> None:
+        """The session of the other process is ours: its pair is used up, and its resume is the gateway's work."""
+        snapshot = event.snapshot
+        assert snapshot.session_id is not None
+        assert snapshot.token is not None
+        assert snapshot.endpoint is not None
+        self.inside = True
+        self.session_id, self.token, self.endpoint = snapshot.session_id, snapshot.token, snapshot.endpoint
+        self.last_server = (snapshot.token, snapshot.endpoint)
+        self._use_pair()
+        self.shared.signals.append(SessionThawed(snapshot))
+
+    def note_frozen(self, event: Any) -> None:
+        """Our place in the channel and the voice session are another process's from here on."""
+        self.error = None
+        self.inside = False
 
     def begin_pair(self, event: Any) -> None:
         """The time for a pair runs from here."""
@@ -303,6 +339,14 @@ class CallSession(MachineSession):
 
     def dial(self, event: Any) -> None:
         """Hand the complete pair to the gateway machine; it serves once."""
+        self._use_pair()
+        self.shared.signals.append(ConnectRequested())
+
+    def dial_again(self, event: Any) -> None:
+        """The same pair, for an Identify: the session that it was used for is dead."""
+        self.shared.signals.append(ConnectRequested())
+
+    def _use_pair(self) -> None:
         assert self.session_id is not None
         assert self.token is not None
         assert self.endpoint is not None
@@ -315,7 +359,6 @@ class CallSession(MachineSession):
             token=self.token,
             endpoint=self.endpoint,
         )
-        self.shared.signals.append(ConnectRequested())
 
     def correct_channel(self, event: Any) -> None:
         """The session that is being made is of the channel that we hear of now."""

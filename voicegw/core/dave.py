@@ -34,6 +34,7 @@ from voicegw.events import (
     IdentityDiffered,
     KeyPackageMade,
     ProposalsRejected,
+    SessionThawed,
     SpeechAllowed,
     SpeechForbidden,
     UserVerified,
@@ -70,6 +71,7 @@ class DaveSession(MachineSession):
         "commit",
         "epoch",
         "external_sender",
+        "frozen_as",
         "in_recovery",
         "key_package",
         "last_transition",
@@ -96,6 +98,13 @@ class DaveSession(MachineSession):
         self.in_recovery = False
         self.rejected: list[ProposalsReceived | ProposalsRejected] = []
         self.verification: dict[int, Verification] = {}
+        self.frozen_as = ""
+
+    @property
+    def standing(self) -> str:
+        """The state that another process shall go on from: ours, or where we wait to be resumed, the one before."""
+        resuming = self.table.states[self.state].phase == "U"
+        return self.frozen_as if resuming else self.state
 
     # guards
 
@@ -167,6 +176,22 @@ class DaveSession(MachineSession):
         since = self.shared.now - RECOVERY_WINDOW_S
         return sum(at >= since for at in self.recoveries) >= MAX_RECOVERIES
 
+    def was_clear(self, event: Any) -> bool:
+        """Was the call in the clear, with no group under way, when it was frozen?"""
+        return self.frozen_as == "clear.only"
+
+    def was_upgrading(self, event: Any) -> bool:
+        """Was it in the clear, with a group under way?"""
+        return self.frozen_as.startswith("clear.")
+
+    def was_refused(self, event: Any) -> bool:
+        """Was it muted because of what the server announced?"""
+        return self.frozen_as == "refused"
+
+    def was_member(self, event: Any) -> bool:
+        """Was the other process in a group?"""
+        return self.epoch > 0
+
     # effects: the group
 
     def create_group(self, event: Any) -> None:
@@ -177,6 +202,14 @@ class DaveSession(MachineSession):
         self.transitions.clear()
         self._trust_nobody()
         self.shared.effects.append(CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender))
+
+    def note_thawed(self, event: SessionThawed) -> None:
+        """What can be told of another process's group."""
+        snapshot = event.snapshot
+        self.frozen_as = snapshot.dave
+        self.version, self.epoch = snapshot.dave_protocol_version, snapshot.epoch
+        self.external_sender = snapshot.external_sender
+        self.last_transition = snapshot.last_transition
 
     def drop_group(self, event: Any) -> None:
         """No group, no keys."""

@@ -52,6 +52,7 @@ from voicegw.events import (
     MediaOffered,
     SessionEnded,
     SessionLost,
+    SessionThawed,
     SocketClosed,
     SocketFailed,
     SocketRateLimited,
@@ -192,6 +193,19 @@ class GatewaySession(MachineSession):
         self.key = None
         self.renewing = self.met = False
         self.rejected_in_row = 0
+
+    def restore_session(self, event: SessionThawed) -> None:
+        """The session of another process, as far as it can be taken along."""
+        self.begin_session(event)
+        snapshot, shared = event.snapshot, self.shared
+        assert snapshot.secret_key is not None
+        shared.sequence.last = snapshot.seq_ack
+        shared.ssrc = snapshot.ssrc
+        shared.users.update(snapshot.users)
+        self.mode, self.key = snapshot.mode, snapshot.secret_key
+        self.address = self.selected = snapshot.selected
+        shared.effects.append(UseKey(snapshot.mode, snapshot.secret_key, snapshot.ssrc))
+        shared.effects += [MapSsrc(ssrc, user_id) for ssrc, user_id in snapshot.ssrcs]
 
     def end_session(self, event: Any) -> None:
         """Key, path, heart and group belong to the session and end with it."""

@@ -8,7 +8,7 @@ from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
 from voicegw.effects import CloseUdp, MediaLost, MediaRestored, OpenUdp, SendDiscovery, SendKeepalive, Warned
 from voicegw.errors import UdpBlocked
-from voicegw.events import DiscoveryFailed, MediaOffered, PathLost, UdpFailed
+from voicegw.events import DiscoveryFailed, MediaOffered, PathLost, SessionThawed, UdpFailed
 
 PROBE_AFTER_S = (0.2, 0.2, 0.4, 0.8)
 UNHEARD_LIMIT = 3
@@ -54,7 +54,7 @@ class TransportSession(MachineSession):
 
     # effects: the socket
 
-    def note_server(self, event: MediaOffered) -> None:
+    def note_server(self, event: MediaOffered | SessionThawed) -> None:
         """The address of Ready, for this socket and those that replace it."""
         self.server = (event.ip, event.port)
         self.lost = False

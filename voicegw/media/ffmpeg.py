@@ -20,6 +20,7 @@ from typing import BinaryIO, Final, Protocol
 
 from voicegw.errors import SourceFailed, SourceRefused
 from voicegw.media.opus import FRAME_BYTES
+from voicegw.media.sources import file_description
 
 TERM_S: Final = 2.0
 KILL_S: Final = 2.0
@@ -100,6 +101,7 @@ class FfmpegSource:
             raise SourceFailed("there is no ffmpeg on this host; install it, or voicegw[av]")
         self._program, self._format = found, format
         self._path = file if isinstance(file, Path) else None
+        self.description = None if self._path is None else file_description(self._path)
         self._stream: Stream | None = None if isinstance(file, Path) else file
         arguments(found, format, self._path)
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ from typing import Final
 from voicegw.errors import AudioError, NotAudio, SourceFailed
 from voicegw.media.opus import FRAME_BYTES
 from voicegw.media.opus_packets import FRAME_SAMPLES, packet_samples
-from voicegw.media.sources import Source
+from voicegw.media.sources import Source, SourceDescription, description_of
 
 AHEAD_CHUNKS: Final = 50
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -171,6 +171,7 @@ class ReconnectingSource:
         self._stopped = threading.Event()
         self._source: Source | None = self._open()
         self.is_opus: Final = self._source.is_opus
+        self.description = self._described(description_of(self._source))
         self.reconnects = 0
         self.last_error: AudioError | None = None
 
@@ -202,6 +203,12 @@ class ReconnectingSource:
             self._stopped.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
         return b""
+
+    def _described(self, inner: SourceDescription | None) -> SourceDescription | None:
+        if inner is None:
+            return None
+        again = {"kind": inner.kind, "arguments": inner.arguments}
+        return SourceDescription("reconnecting", {"source": again, "attempts": self._attempts}, live=True)
 
     def abort(self) -> None:
         """End a `read` of another thread."""

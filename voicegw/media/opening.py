@@ -14,7 +14,7 @@ from voicegw.media.files import open_for_reading
 from voicegw.media.formats import LOOK_BYTES, OGG_OPUS, WAV, WEBM, format_of
 from voicegw.media.opus_files import OggOpusSource, WebmOpusSource
 from voicegw.media.pyav import AvSource, have_pyav
-from voicegw.media.sources import Source, ToneSource, WavSource
+from voicegw.media.sources import Source, SourceDescription, ToneSource, WavSource
 from voicegw.media.wav import NotPcm
 from voicegw.media.web import Resolve, WebStream, addresses
 
@@ -67,7 +67,7 @@ def _open_file(path: Path, format: str | None) -> Source:
     return _decoded(path, format)
 
 
-def _decoded(file: Path | BinaryIO, format: str | None) -> Source:
+def _decoded(file: Path | BinaryIO, format: str | None) -> AvSource | FfmpegSource:
     if format is None:
         raise NotAudio("it is neither Ogg Opus, WebM, WAV nor another format of sound that is known here")
     if have_pyav():
@@ -101,11 +101,17 @@ def open_url(
         file = _Peekable(stream)
         format = format_of(file.peek(LOOK_BYTES)[:LOOK_BYTES])
         given = cast("BinaryIO", file)
+        source: OggOpusSource | WebmOpusSource | AvSource | FfmpegSource
         if format == OGG_OPUS:
-            return OggOpusSource(given)
-        if format == WEBM:
-            return WebmOpusSource(given)
-        return _decoded(given, format)
+            source = OggOpusSource(given)
+        elif format == WEBM:
+            source = WebmOpusSource(given)
+        else:
+            source = _decoded(given, format)
+        if ssl_context is None and resolve is addresses:
+            arguments = {"url": url, "headers": dict(headers or {}), "allow_private": allow_private}
+            source.description = SourceDescription("url", arguments, live=stream.length is None)
+        return source
     except BaseException:
         stream.close()
         raise

@@ -12,7 +12,7 @@ from voicegw.media.files import open_for_reading
 from voicegw.media.ogg import OggOpusReader
 from voicegw.media.opus import FRAME_BYTES, SAMPLE_RATE, OpusDecoder
 from voicegw.media.opus_packets import FRAME_SAMPLES, packet_samples
-from voicegw.media.sources import Frames
+from voicegw.media.sources import Frames, file_description
 from voicegw.media.webm import WebmOpusReader
 
 _LOOKED_AT: Final = 25
@@ -38,6 +38,7 @@ class _OpusSource(Frames):
     def __init__(self, file: str | Path | BinaryIO, read: Callable[[BinaryIO], Reader]) -> None:
         self._read = read
         self._path = file if isinstance(file, str | Path) else None
+        self.description = None if self._path is None else file_description(self._path)
         self._file = open_for_reading(file) if isinstance(file, str | Path) else file
         try:
             if self._path is not None:

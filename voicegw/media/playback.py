@@ -70,6 +70,7 @@ class Playback:
         self._player = player
         self._closed = loop.create_future()
         self._over = False
+        self._begun_s = 0.0
         self.source = source
         self.paused = False
         self.error: AudioError | None = None
@@ -83,7 +84,14 @@ class Playback:
     @property
     def position_s(self) -> float:
         """Seconds of the source that have left; over the ends of a loop it counts on."""
-        return max(0, self._reader.taken - self._player.waiting(self)) * FRAME_S
+        return self._begun_s + max(0, self._reader.taken - self._player.waiting(self)) * FRAME_S
+
+    @property
+    def source_position_s(self) -> float:
+        """Where that is in the source: it falls back at the end of each round of a loop."""
+        taken = max(0, self._reader.taken - self._player.waiting(self))
+        place = self._reader.in_source(taken)
+        return place * FRAME_S + (self._begun_s if place == taken else 0.0)
 
     @property
     def done(self) -> bool:
@@ -137,8 +145,13 @@ class Playback:
         if seconds < 0:
             raise ValueError("a source has nothing before its start")
         if not self.done:
+            self._begun_s = 0.0
             self._reader.seek(seconds)
             self._player.moved(self)
+
+    def begun_at(self, seconds: float) -> None:
+        """The source was opened there, not at its start."""
+        self._begun_s = seconds
 
     @property
     def volume(self) -> float:
@@ -156,6 +169,16 @@ class Playback:
         if not self.done:
             self._player.change(self)
             self._track.fade(volume, seconds)
+
+    @property
+    def loudness(self) -> float | None:
+        """The target in LUFS."""
+        return self._track.loudness
+
+    @property
+    def ducks(self) -> float | None:
+        """The level that the others have while it sounds."""
+        return self._track.ducks
 
     @property
     def loop(self) -> bool:

@@ -74,6 +74,16 @@ class Player:
         """What comes after it."""
         return tuple(self._queue)
 
+    @property
+    def over(self) -> tuple[Playback, ...]:
+        """What sounds over it."""
+        return tuple(self._over_it)
+
+    @property
+    def ducked(self) -> float:
+        """The level that `duck` has turned all down to."""
+        return self._mixer.ducked if self._mixer is not None else 1.0
+
     def play(
         self,
         source: Source,
@@ -200,6 +210,17 @@ class Player:
             if not self._lane.silence_left:
                 self._lane.silence()
             self._pace()
+
+    def clock(self) -> float:
+        """The time of the pacer, by which frames leave."""
+        self._here()
+        assert self._pacer is not None
+        return self._pacer.clock()
+
+    def halt(self) -> None:
+        """Stop at the edge of a frame: nothing is taken or sent any more, and what plays stays where it is."""
+        if self._pacer is not None:
+            self._pacer.remove(self._lane)
 
     def close(self) -> None:
         """End what is played, without a word."""

@@ -12,6 +12,7 @@ from voicegw.errors import NotAudio, SourceFailed, SourceRefused
 from voicegw.media.ffmpeg import FORMATS
 from voicegw.media.files import open_for_reading
 from voicegw.media.opus import FRAME_BYTES, SAMPLE_RATE
+from voicegw.media.sources import file_description
 
 
 def have_pyav() -> bool:
@@ -35,6 +36,7 @@ class AvSource:
         if format not in FORMATS:
             raise SourceRefused(f"{format!r} is not a format that is given to a decoder")
         self._format = format
+        self.description = file_description(file) if isinstance(file, Path) else None
         self._file: BinaryIO = open_for_reading(file) if isinstance(file, Path) else file
         self._held = bytearray()
         self._container: Any = None

@@ -24,6 +24,7 @@ class ReadAhead:
     """
 
     __slots__ = (
+        "_begun",
         "_closed",
         "_filling",
         "_lock",
@@ -55,6 +56,7 @@ class ReadAhead:
         self.ended = False
         self.error: AudioError | None = None
         self.busy = False
+        self._begun = (0, 0)  # where the last two rounds of a loop began, in frames
         self._closed = False
         self._filling = False
         self._seek_to: float | None = None
@@ -88,10 +90,16 @@ class ReadAhead:
             self.ended = False
             self.frames.clear()
             self.taken = round(seconds * FRAMES_PER_S)
+            self._begun = (0, 0)
             if self._filling:
                 return
             self.busy = self._filling = True
         self._workers.submit(self._fill)
+
+    def in_source(self, taken: int) -> int:
+        """Where so many frames are in the source, which may have begun again since."""
+        before, last = self._begun
+        return taken - (last if last <= taken else before)
 
     def passed(self) -> None:
         """Nobody wants to hear of it."""
@@ -157,6 +165,7 @@ class ReadAhead:
                     return True
                 seek_in(self.source, 0.0)
                 since_start = 0
+                self._begun = (self._begun[1], self.taken + len(frames))
                 continue
             since_start += 1
             frames.append(frame)

@@ -6,17 +6,28 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from voicegw.errors import E2EEError, KeyExhausted
+from voicegw.errors import E2EEError, KeyExhausted, LeaseEnded
 from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.rtp import FRAME_TICKS, OPUS_PAYLOAD_TYPE, SAMPLE_RATE, SILENCE_FRAME
 
 CHECK_WEAR_EVERY = 4096
+RENEW_AT = 0.5  # of a lease
 
 _HEADER: Final = struct.Struct(">HHII")
 _FIRST_WORD: Final = 0x8000 | OPUS_PAYLOAD_TYPE
 _FIRST_WORD_MARKED: Final = _FIRST_WORD | 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMark:
+    """Where a stream's counters stand: the first nonce (as a count of uses), number and timestamp not yet used."""
+
+    nonces: int
+    sequence: int
+    timestamp_ticks: int
 
 
 class StreamSender:
@@ -28,6 +39,9 @@ class StreamSender:
 
     The pacer sends from its own thread; everything else belongs to the event loop. `hold`, `drop` and `disconnect`
     return when no packet is under way any more.
+
+    With `lease_only` it uses nonces, numbers and timestamps only up to the mark of the last `lease` of the present key,
+    and is held where that ends; `on_lease_low` is called, from any thread, when the lease should be renewed.
     """
 
     __slots__ = (
@@ -36,8 +50,12 @@ class StreamSender:
         "_cipher",
         "_encrypt",
         "_first_word",
+        "_lease",
         "_lock",
+        "_look_at",
         "_on_key_worn",
+        "_on_lease_low",
+        "_released",
         "_send",
         "_sequence",
         "_ssrc",
@@ -60,8 +78,12 @@ class StreamSender:
         self._base = self._timestamp = secrets.randbelow(1 << 32)
         self._anchor: float | None = None
         self._first_word = _FIRST_WORD_MARKED
+        self._on_lease_low: Callable[[], None] | None = None
+        self._lease: StreamMark | None = None
+        self._released = False
         self.open = False
         self.packets = 0
+        self._look_at = CHECK_WEAR_EVERY
         self.bytes = 0
         self.held = 0
         self.errors = 0
@@ -75,6 +97,10 @@ class StreamSender:
             self._cipher = cipher
             self._ssrc = ssrc
             self._send = send
+            if self._on_lease_low is not None:
+                self._lease = None
+                cipher.counter.lease(cipher.counter.uses)
+                self._starve()
 
     def connect(self, send: Callable[[bytes], bool] | None) -> None:
         """Send through another socket from now on; None before a socket is closed."""
@@ -87,18 +113,21 @@ class StreamSender:
         with self._lock:
             self._cipher = None
             self._send = None
+            self._lease = None
 
     def hold(self) -> None:
         """Nothing may leave."""
         with self._lock:
-            self.open = False
+            self.open = self._released = False
             self._encrypt = None
 
     def release(self, encrypt: Callable[[bytes], bytes] | None) -> None:
         """Frames may leave through `encrypt`."""
         with self._lock:
             self._encrypt = encrypt
-            self.open = True
+            self.open = self._released = True
+            if self._on_lease_low is not None and self._lease_left() <= 0:
+                self._starve()
 
     def send(self, frame: bytes) -> bool:
         """Send one 20 ms Opus frame; False where it did not leave, which is counted and never an error.
@@ -126,6 +155,10 @@ class StreamSender:
                 self.held += 1
                 self._first_word = _FIRST_WORD_MARKED
                 return False
+            except LeaseEnded:
+                self.held += 1
+                self._starve()
+                return False
             except KeyExhausted:
                 self.errors += 1
                 sent, worn = False, True
@@ -134,9 +167,9 @@ class StreamSender:
                 self._sequence = (sequence + 1) & 0xFFFF
                 self.packets += 1
                 self.bytes += len(datagram)
-                if self.packets % CHECK_WEAR_EVERY:
+                if self.packets < self._look_at:
                     return True
-                sent, worn = True, cipher.worn
+                sent, worn = True, self._look(cipher)
         if worn:
             self._on_key_worn()
         return sent
@@ -150,6 +183,7 @@ class StreamSender:
         with self._lock:
             self._timestamp = (self._timestamp + frames * FRAME_TICKS) & 0xFFFFFFFF
             self._first_word = _FIRST_WORD_MARKED
+            self._mind_lease()
 
     def align(self, due: float) -> None:
         """The next frame leaves at `due` seconds of the pacer's clock: so much time has passed for the audio, too."""
@@ -160,3 +194,84 @@ class StreamSender:
             if FRAME_TICKS // 2 <= (timestamp - self._timestamp) & 0xFFFFFFFF < 1 << 31:
                 self._first_word = _FIRST_WORD_MARKED
             self._timestamp = timestamp
+            self._mind_lease()
+
+    # -- from process to process
+
+    def mark(self, ahead: int = 0, now: float | None = None) -> StreamMark:
+        """Where the counters stand, or will at most when so many frames have left; `now` is the pacer's clock.
+
+        What goes by in silence counts for the timestamp, so that reaches twice as far.
+        """
+        with self._lock:
+            timestamp = self._timestamp
+            if now is not None and self._anchor is not None:
+                there = (self._base + round((now - self._anchor) * SAMPLE_RATE)) & 0xFFFFFFFF
+                timestamp = there if (there - timestamp) & 0xFFFFFFFF < 1 << 31 else timestamp
+            uses = self._cipher.counter.uses if self._cipher is not None else 0
+            return StreamMark(
+                uses + ahead, (self._sequence + ahead) & 0xFFFF, (timestamp + 2 * ahead * FRAME_TICKS) & 0xFFFFFFFF
+            )
+
+    def go_on(self, mark: StreamMark, now: float) -> None:
+        """Number on from where another process has come to, at `now` of the pacer's clock; before the first packet."""
+        with self._lock:
+            self._sequence = mark.sequence
+            self._base = self._timestamp = mark.timestamp_ticks
+            self._anchor = now
+
+    def lease_only(self, on_lease_low: Callable[[], None]) -> None:
+        """Send nothing from now on that no lease allows."""
+        with self._lock:
+            self._on_lease_low = on_lease_low
+            if self._cipher is not None:
+                self._cipher.counter.lease(self._cipher.counter.uses)
+                self._starve()
+
+    def lease(self, mark: StreamMark) -> None:
+        """What comes before `mark` may be used from now on; of the key that is in use."""
+        with self._lock:
+            if self._cipher is None or self._on_lease_low is None:
+                return
+            self._lease = mark
+            self._mind_lease()
+            left = self._lease_left()
+            self._look_at = self.packets + max(1, min(CHECK_WEAR_EVERY, int(left * RENEW_AT)))
+            self.open = self._released and left > 0
+
+    def _lease_left(self) -> int:
+        cipher = self._cipher
+        return 0 if cipher is None else cipher.counter.limit - cipher.counter.uses
+
+    def _mind_lease(self) -> None:
+        """No timestamp beyond the lease's: that shortens it, where time goes by without packets."""
+        if self._on_lease_low is None or self._cipher is None:
+            return
+        counter, lease = self._cipher.counter, self._lease
+        if lease is None:
+            counter.lease(counter.uses)
+            return
+        ticks = (lease.timestamp_ticks - self._timestamp) & 0xFFFFFFFF
+        frames = ticks // FRAME_TICKS if ticks < 1 << 31 else 0
+        counter.lease(min(lease.nonces, counter.uses + frames))
+        if self._lease_left() <= 0:
+            self._starve()
+
+    def _starve(self) -> None:
+        """The lease has ended: what is played waits."""
+        self.open = False
+        self._first_word = _FIRST_WORD_MARKED
+        if self._on_lease_low is not None:
+            self._on_lease_low()
+
+    def _look(self, cipher: TransportCipher) -> bool:
+        """Now and then: is the key worn? And does the lease end soon, or here?"""
+        self._look_at = self.packets + CHECK_WEAR_EVERY
+        if self._on_lease_low is not None:
+            left = self._lease_left()
+            if left <= 0:
+                self._starve()
+            else:
+                self._look_at = self.packets + min(left, CHECK_WEAR_EVERY)
+                self._on_lease_low()
+        return cipher.worn

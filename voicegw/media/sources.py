@@ -5,9 +5,10 @@ from __future__ import annotations
 import array
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from voicegw.errors import NotAudio, SourceFailed
 from voicegw.media.opus import SAMPLE_RATE, OpusDecoder
@@ -16,6 +17,18 @@ from voicegw.media.wav import WavReader
 
 _TONE_PEAK: Final = 32768 * 10 ** (-12 / 20)
 _FADE_SAMPLES: Final = 480
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDescription:
+    """How another process opens the same source: `kind` names the opener, `arguments` are what it takes, as JSON.
+
+    What is `live` goes on where it is by then; everything else goes on where it was left.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any] = field(repr=False)  # a URL may have a token in it
+    live: bool = False
 
 
 class Source(Protocol):
@@ -38,11 +51,12 @@ class Source(Protocol):
     def close(self) -> None:
         """Let go of files; `read` gives b"" from now on. A second call does nothing."""
 
-    # Three more where a source has them:
+    # Four more where a source has them:
     #   seek(seconds)   go there from the start; AudioError where that cannot be. Needed for loops.
     #   abort()         end a `read` that blocks in another thread.
     #   bind(on_more)   called on the event loop before the first `read`. It may give None then, for "nothing yet", and
     #                   calls `on_more` when there is more.
+    #   description     a `SourceDescription`, or None where nobody else could open it.
 
 
 class Frames:
@@ -74,6 +88,7 @@ class WavSource(Frames):
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
+        self.description = file_description(path)
         self._reader = WavReader(path)
         super().__init__(self._from, is_opus=False)
 
@@ -100,6 +115,7 @@ class ToneSource(Frames):
             raise NotAudio(f"a tone lies between 0 and {SAMPLE_RATE // 2} Hz, not at {hz:g}")
         if seconds is not None and not 0 <= seconds < math.inf:
             raise NotAudio(f"a tone cannot last {seconds:g} seconds")
+        self.description = SourceDescription("tone", {"hz": hz, "seconds": seconds})
         super().__init__(lambda start_s: _tone(hz, seconds, start_s), is_opus=False)
 
 
@@ -125,7 +141,17 @@ class LimitedSource:
     def __init__(self, source: Source, seconds: float | None = None) -> None:
         self.is_opus: Final = source.is_opus
         self._source = source
+        self._seconds = seconds
         self._whole = self._left = math.inf if seconds is None else round(seconds * SAMPLE_RATE / FRAME_SAMPLES)
+
+    @property
+    def description(self) -> SourceDescription | None:
+        """The other source, cut."""
+        inner = description_of(self._source)
+        if inner is None:
+            return None
+        whole = {"kind": inner.kind, "arguments": inner.arguments}
+        return SourceDescription("limited", {"source": whole, "seconds": self._seconds}, inner.live)
 
     def read(self) -> bytes | None:
         """The next 20 ms, b"" at the end. NotAudio where the source turns out to be damaged."""
@@ -142,6 +168,17 @@ class LimitedSource:
     def close(self) -> None:
         """Close the other source."""
         self._source.close()
+
+
+def description_of(source: Source) -> SourceDescription | None:
+    """How another process could open it; None where it cannot be said."""
+    found = getattr(source, "description", None)
+    return found if isinstance(found, SourceDescription) else None
+
+
+def file_description(path: str | Path) -> SourceDescription:
+    """A file, by a path that means the same wherever a process was started."""
+    return SourceDescription("file", {"path": str(Path(path).absolute())})
 
 
 def seek_in(source: Source, seconds: float) -> None:

@@ -76,6 +76,8 @@ class _Connection(http.client.HTTPConnection):
 class WebStream(io.RawIOBase):
     """The body of one GET, as a file that cannot be sought; `content_type` is the server's word for it.
 
+    `length` is None where it has no end that the server knows of, as a live stream.
+
     A server that says nothing for 15 s has failed. A file whose connection breaks is asked for again from where it
     was, where the server can do that.
 
@@ -108,6 +110,7 @@ class WebStream(io.RawIOBase):
         check_url(url)
         self._response = self._get(0)
         self.content_type = self._response.headers.get_content_type()
+        self.length = self._response.length
 
     def readable(self) -> bool:
         return True

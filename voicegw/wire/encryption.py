@@ -22,7 +22,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
-from voicegw.errors import KeyExhausted, NoCommonMode, PacketRejected
+from voicegw.errors import KeyExhausted, LeaseEnded, NoCommonMode, PacketRejected
 from voicegw.secret import Secret
 
 AES_256_GCM = "aead_aes256_gcm_rtpsize"
@@ -55,11 +55,15 @@ class NonceCounter:
 
     `uses` only grows: a nonce is spent when it is handed out, whatever becomes of the packet. One is never handed out,
     so that the count itself cannot come round. From `worn_at` on another key should be had.
+
+    Where the key is handed from process to process, `lease` bounds what this one may hand out: whoever goes on begins
+    where the lease ends, so that nothing depends on how far this one has come when it dies.
     """
 
     __slots__ = (
         "_apart",
         "_first",
+        "_last",
         "_leap",
         "_lock",
         "_mask",
@@ -74,9 +78,9 @@ class NonceCounter:
 
     def __init__(self, first: int, bits: int = COUNTER_BITS) -> None:
         self._first = first
-        self._mask = self.limit = (1 << bits) - 1
-        self._apart = max(1, self.limit >> 12)
-        self._leap = max(1, self.limit >> 4)
+        self._mask = self._last = self.limit = (1 << bits) - 1
+        self._apart = max(1, self._last >> 12)
+        self._leap = max(1, self._last >> 4)
         self._lock = threading.Lock()
         self._runs: list[range] = []
         self._start = 0
@@ -95,13 +99,26 @@ class NonceCounter:
 
         Raises:
             KeyExhausted: all have been used.
+            LeaseEnded: those that were leased have been used.
         """
         with self._lock:
             uses = self.uses
             if uses >= self.limit:
+                if self.limit < self._last:
+                    raise LeaseEnded("the nonces that this process may use are spent until its lease is renewed")
                 raise KeyExhausted("the transport key is spent; a new voice session brings another")
             self.uses = uses + 1
         return (self._first + uses) & self._mask
+
+    def lease(self, uses: int | None) -> None:
+        """Hand out no nonce beyond the first `uses` of them; None for all that there are."""
+        with self._lock:
+            self.limit = self._last if uses is None else min(uses, self._last)
+
+    def retire(self) -> None:
+        """Hand out none ever again."""
+        with self._lock:
+            self._last = self.limit = 0
 
     def may_meet(self, theirs: int) -> bool:
         """Is `theirs`, a nonce of the peer under this key, in our half or near it, or are we leaving our half?"""
@@ -116,7 +133,7 @@ class NonceCounter:
             place = (theirs - self._first) & self._mask
             if self.uses <= place < self.uses + self._apart:
                 self._runs.append(range(self._start, self.uses))
-                self._start = self.uses = min(place + self._leap, self.limit)
+                self._start = self.uses = min(place + self._leap, self._last)
                 return True
             for run in (*self._runs, range(self._start, self.uses)):
                 if run and (place - run.start + self._apart) & self._mask < len(run) + self._apart:
@@ -147,6 +164,22 @@ class KeyTable:
             while len(self._counters) > self._remembered:
                 del self._counters[next(iter(self._counters))]
         return counter
+
+    def retire(self, key: Secret[bytes]) -> int:
+        """Never hand out a nonce of this key again, to whoever holds its counter; how many were handed out."""
+        counter = self.counter(key)
+        counter.retire()
+        return counter.uses
+
+    def take_over(self, key: Secret[bytes], uses: int) -> None:
+        """Go on with a key of which `uses` nonces, or more in this process, have been handed out elsewhere.
+
+        Who held its counter before holds one that is retired.
+        """
+        uses = max(uses, self.retire(key))
+        with self._lock:
+            del self._counters[hashlib.sha256(key.view()).digest(), "client"]
+        self.counter(key).uses = uses
 
 
 KEYS = KeyTable()
@@ -199,6 +232,7 @@ class TransportCipher:
 
         Raises:
             KeyExhausted: the key was used 2**32 - 1 times.
+            LeaseEnded: this process may use no more nonces for now.
         """
         suffix = self._spend().to_bytes(4, "little")
         return b"".join((header, self._encrypt(suffix + self._padding, plaintext, header), suffix))
