@@ -222,7 +222,7 @@ def test_diagram_prints_text(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_diagram_check_finds_a_stale_page(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call(capfd, "diagram", "--check", "--output", str(ROOT / "diagrams")).code == 0
-    assert call(capfd, "diagram", "--format", "md,svg", "--output", str(tmp_path)).code == 0
+    assert call(capfd, "diagram", "--format", "md,svg,map", "--output", str(tmp_path)).code == 0
     assert call(capfd, "diagram", "--check", "--output", str(tmp_path), "--json").result == {"ok": True, "stale": []}
     page, picture = tmp_path / "call.md", tmp_path / "dave.svg"
     page.write_text(page.read_text(encoding="utf-8").replace("joining", "jumping"), encoding="utf-8")

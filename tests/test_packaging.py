@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from voicegw.tables.load import table_names, tables_directory
+from voicegw.view.server import PAGE
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +41,14 @@ def test_the_wheel_holds_exactly_the_tables(wheel: Path) -> None:
     assert "voicegw/media/demo.ogg" in names
 
 
+def test_the_wheel_holds_the_live_views_page_and_maps(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"voicegw/view/page/{name}" for name in PAGE} <= names
+    maps = {name for name in names if name.startswith("voicegw/diagrams/")}
+    assert maps == {f"voicegw/diagrams/{name}.map.svg" for name in table_names()}
+
+
 def test_nothing_but_voicegw_is_importable_from_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
@@ -54,6 +63,7 @@ def test_the_tables_load_from_the_wheel_and_not_from_a_package_named_states(whee
     code = (
         "import voicegw, sys; from voicegw.tables.load import load_table, table_names;"
         "assert '.whl' in voicegw.__file__, voicegw.__file__;"
+        "from voicegw.tables.load import map_of; assert '<svg' in map_of('call');"
         "print(*[load_table(name).machine for name in table_names()])"
     )
     done = subprocess.run(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from voicegw.media.sources import Source, SourceDescription, ToneSource, WavSource
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
     from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver, VoiceFlags
+    from voicegw.view.server import View, serve_view
 
 __all__ = [
     "AsyncIteratorSource",
@@ -96,6 +97,7 @@ __all__ = [
     "UserStats",
     "UsersChanged",
     "Verification",
+    "View",
     "VoiceActivity",
     "VoiceClient",
     "VoiceError",
@@ -107,6 +109,7 @@ __all__ = [
     "WebmOpusSource",
     "open_source",
     "open_url",
+    "serve_view",
 ]
 
 _MODULES = {
@@ -157,6 +160,7 @@ _MODULES = {
     "UserStats": "voicegw.media.heard",
     "UsersChanged": "voicegw.effects",
     "Verification": "voicegw.core.dave",
+    "View": "voicegw.view.server",
     "VoiceActivity": "voicegw.media.activity",
     "VoiceClient": "voicegw.client",
     "VoiceError": "voicegw.errors",
@@ -168,6 +172,7 @@ _MODULES = {
     "WebmOpusSource": "voicegw.media.opus_files",
     "open_source": "voicegw.media.opening",
     "open_url": "voicegw.media.opening",
+    "serve_view": "voicegw.view.server",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self, Unpack
 
+from voicegw.adapters.calls import Tally
 from voicegw.adapters.home import Home
 from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.system import THIS_SYSTEM, System
@@ -131,6 +132,7 @@ class VoiceClient(Portable):
         self.names_channel = names_channel
         self.real_time_while = frozenset(HoldReason(reason) for reason in real_time_while)
         self.history: deque[Transition] = deque(maxlen=HISTORY)
+        self.tally = Tally()
         options = Options(
             policy=E2EEPolicy(policy),
             modes=tuple(modes),
@@ -193,6 +195,7 @@ class VoiceClient(Portable):
             report=self._report,
         )
         self._notices = NoticeBoard()
+        self._notices.add(self.tally.hear)
         self._joiners = Joiners(lambda error: self.feed(JoinAbandoned(error)), lambda: self.session.call.state)
         self._closed: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -538,6 +541,7 @@ class VoiceClient(Portable):
             self._loop = loop
             self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)), self.system)
             self._closed = self._loop.create_future()
+            self.system.calls.join(self)
 
     async def _wait_freed(self) -> None:
         """Until the call is over, and all of it is freed."""
@@ -556,6 +560,7 @@ class VoiceClient(Portable):
         self._path.close()
         self._hearing.end()
         self._joiners.settle(error or EventNotAllowed("being in a call", self.session.call.state))
+        self.system.calls.leave(self)
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
@@ -580,6 +585,7 @@ class VoiceClient(Portable):
 
     def _note_transition(self, transition: Transition) -> None:
         self.history.append(transition)
+        self.tally.step(transition, self.session.gateway.last_close_code)
         if self.flight_recorder is not None:
             self.flight_recorder.step(transition)
         self._checkpoint_due()

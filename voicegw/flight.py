@@ -145,10 +145,23 @@ def read_record(path: str | Path) -> Record:
         OSError: it cannot be read.
     """
     try:
-        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+        text = Path(path).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise NotARecord(f"{path} is not a flight record") from error
+    return parse_record(text, str(path))
+
+
+def parse_record(text: str, name: str = "this") -> Record:
+    """A flight record from its lines; `name` is for what is said of it.
+
+    Raises:
+        NotARecord: it is none, or of another format.
+    """
+    try:
+        lines = [json.loads(line) for line in text.splitlines() if line]
         head = lines[0]
         if head["voicegw"] != FORMAT:
-            raise NotARecord(f"{path} is a flight record of format {head['voicegw']}, this is format {FORMAT}")
+            raise NotARecord(f"{name} is a flight record of format {head['voicegw']}, this is format {FORMAT}")
         options = head["options"]
         return Record(
             user_id=int(head["user_id"]),
@@ -169,7 +182,7 @@ def read_record(path: str | Path) -> Record:
             dropped=int(head["dropped"]),
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise NotARecord(f"{path} is not a flight record") from error
+        raise NotARecord(f"{name} is not a flight record") from error
 
 
 def replay(record: Record) -> Difference | None:

@@ -86,19 +86,25 @@ def explain(record: Record) -> Iterator[str]:
             continue
         yield from _beats(pulse, begin)
         pulse = []
-        detail = _detail(entry.event)
-        if not entry.steps:
-            yield f"{entry.at - begin:10.3f} s  {'':9}  {_name(entry.event)}{detail}; nobody minds it in these states"
-        for step in entry.steps:
-            machine, before, event, after = _parts(step)
-            table = load_table(machine)
-            moved = f"{before} > {after}: {table.states[after].text}" if before != after else f"stays {after}"
-            yield f"{entry.at - begin:10.3f} s  {machine:9}  {_word(table, event)}{detail}; {moved}"
-            detail = ""
+        yield from (f"{entry.at - begin:10.3f} s  {machine:9}  {words}" for machine, words in tell(entry))
     yield from _beats(pulse, begin)
 
 
-def _parts(step: str) -> tuple[str, str, str, str]:
+def tell(entry: Entry) -> Iterator[tuple[str, str]]:
+    """One entry in words: the machine that moved and how, or no machine and what nobody minded."""
+    detail = _detail(entry.event)
+    if not entry.steps:
+        yield "", f"{_name(entry.event)}{detail}; nobody minds it in these states"
+    for step in entry.steps:
+        machine, before, event, after = parts_of(step)
+        table = load_table(machine)
+        moved = f"{before} > {after}: {table.states[after].text}" if before != after else f"stays {after}"
+        yield machine, f"{_word(table, event)}{detail}; {moved}"
+        detail = ""
+
+
+def parts_of(step: str) -> tuple[str, str, str, str]:
+    """Machine, state before, event and state after of a step as the record has it."""
     machine, _, rest = step.partition(": ")
     before, event, after = rest.replace("-->", "--").split("--")
     return machine, before.strip(), event.strip(), after.strip()
@@ -109,7 +115,7 @@ def _is_pulse(entry: Entry) -> bool:
     if not entry.steps:
         return _name(entry.event) in PULSE
     for step in entry.steps:
-        machine, before, event, after = _parts(step)
+        machine, before, event, after = parts_of(step)
         if event not in PULSE or (machine == "transport" and before != after) or "overdue" in before + after:
             return False
     return True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import sys
 import time
 from typing import Any
 
+from voicegw.adapters.calls import Calls
 from voicegw.adapters.dials import DialBudget
 
 
@@ -15,12 +17,13 @@ class System:
     """This host. A subclass stands for another one: `voicegw.testing.network.Host` is a simulated one.
 
     The monotonic clock is the event loop's. `random` spreads retries and guards nothing; `dials` is the budget of all
-    calls that share this object, which are by default those of the process.
+    calls that share this object, which are by default those of the process, and `calls` are these calls.
     """
 
     def __init__(self) -> None:
         self.random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self.dials = DialBudget(self.random)
+        self.calls = Calls()
 
     def udp_socket(self, family: socket.AddressFamily) -> socket.socket:
         """A fresh UDP socket.
@@ -56,3 +59,6 @@ def _boot_clock() -> int | None:
 _BOOT_CLOCK = _boot_clock()
 
 THIS_SYSTEM = System()
+
+if hasattr(os, "register_at_fork"):  # the parent's calls are not the child's
+    os.register_at_fork(after_in_child=lambda: setattr(THIS_SYSTEM, "calls", Calls()))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import bench, bot, check, demo, diagram, doctor, join, record, serve, simulate
+from voicegw.cli import bench, bot, check, demo, diagram, doctor, join, record, serve, simulate, watch
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         (bot.add_play, bot.run_play),
         (bot.add_record, bot.run_record),
         (serve.add, serve.run),
+        (watch.add, watch.run),
         (diagram.add, diagram.run),
         (check.add, check.run),
         (simulate.add, simulate.run),

@@ -12,9 +12,10 @@ from voicegw.tables import draw
 from voicegw.tables.load import load_table, table_names
 from voicegw.tables.model import Table
 
-FORMATS = ("mermaid", "dot", "svg", "png", "md")
-SUFFIXES = {"mermaid": "mmd", "dot": "dot", "svg": "svg", "png": "png", "md": "md"}
-PAGE_FORMATS = ("md", "svg")
+FORMATS = ("mermaid", "dot", "svg", "png", "md", "map")
+SUFFIXES = {"mermaid": "mmd", "dot": "dot", "svg": "svg", "png": "png", "md": "md", "map": "map.svg"}
+DRAWN_FROM = {"svg": draw.to_dot, "map": draw.to_map_dot}
+PAGES = "--format md,svg,map --output diagrams"
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -23,7 +24,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         "diagram",
         help="draw the state machines",
         description="Draw one machine or all. Text goes to stdout where no output is given; "
-        "--format md,svg --output diagrams writes the pages of the documentation.",
+        f"{PAGES} writes the pages of the documentation and the live view's maps.",
     )
     command.add_argument("machine", nargs="?", choices=table_names(), metavar="MACHINE", help=", ".join(table_names()))
     command.add_argument(
@@ -74,16 +75,18 @@ def check(tables: list[Table], directory: Path, console: Console) -> int:
     """Are the pages in `directory` what the tables say? A picture is known by the text that it was drawn from."""
     stale = []
     for table in tables:
-        page, picture = (directory / f"{table.machine}.{form}" for form in PAGE_FORMATS)
+        page = directory / f"{table.machine}.md"
         if not page.is_file() or page.read_text(encoding="utf-8") != draw.to_markdown(table):
             stale.append(str(page))
-        drawn = draw.drawn_from(picture.read_text(encoding="utf-8")) if picture.is_file() else None
-        if drawn != draw.fingerprint(draw.to_dot(table)):
-            stale.append(str(picture))
+        for form, to_dot in DRAWN_FROM.items():
+            picture = directory / f"{table.machine}.{SUFFIXES[form]}"
+            drawn = draw.drawn_from(picture.read_text(encoding="utf-8")) if picture.is_file() else None
+            if drawn != draw.fingerprint(to_dot(table)):
+                stale.append(str(picture))
     for path in stale:
         console.say(f"not current: {path}")
     if stale:
-        console.say("voicegw diagram --format md,svg --output diagrams writes them anew")
+        console.say(f"voicegw diagram {PAGES} writes them anew")
     else:
         console.say(f"the pages of {len(tables)} machines are current")
     console.result({"ok": not stale, "stale": stale})
@@ -94,7 +97,13 @@ def render(table: Table, form: str) -> bytes:
     """One picture or page."""
     if form == "png":
         return draw.to_png(table)
-    writers = {"mermaid": draw.to_mermaid, "dot": draw.to_dot, "svg": draw.to_svg, "md": draw.to_markdown}
+    writers = {
+        "mermaid": draw.to_mermaid,
+        "dot": draw.to_dot,
+        "svg": draw.to_svg,
+        "md": draw.to_markdown,
+        "map": draw.to_map,
+    }
     return writers[form](table).encode()
 
 

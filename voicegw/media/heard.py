@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -106,3 +107,15 @@ class CallStats:
     held: int
     errors: int
     users: dict[int, UserStats]
+
+    @property
+    def totals(self) -> Counter[str]:
+        """Packets of all users together: sent, held, not sent, received, lost, late, not decrypted or decoded."""
+        totals = Counter({"sent": self.packets, "held": self.held, "not_sent": self.errors})
+        totals.update({"received": 0, "lost": 0, "late": 0, "broken": 0})
+        for user in tuple(self.users.values()):
+            totals["received"] += user.packets
+            totals["lost"] += user.lost
+            totals["late"] += user.late
+            totals["broken"] += user.errors
+        return totals

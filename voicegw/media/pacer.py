@@ -66,7 +66,8 @@ class Paced(Protocol):
 class PacerStats:
     """How the pacer does; `lateness` has, for each bound in ms, the frames that left within it, the last beyond all.
 
-    `load` is the part of a core that it used in the last second, `skipped` the frames that a stall cost.
+    `load` is the part of a core that it used in the last second, `skipped` the frames that a stall cost, `late_s` the
+    lateness of all frames together, in seconds.
     """
 
     streams: int
@@ -74,6 +75,7 @@ class PacerStats:
     skipped: int
     load: float
     lateness: dict[str, int]
+    late_s: float
 
 
 class _Turn:
@@ -111,6 +113,7 @@ class Pacer:
         self._rested: set[int] = set()
         self._skipped = 0
         self._lateness = [0] * (len(LATENESS_MS) + 1)
+        self._late_s = 0.0
         self._window = (self._epoch, 0.0)
         self._load = 0.0
         self._warned_at = -WARN_EVERY_S
@@ -125,7 +128,7 @@ class Pacer:
         """What it has done since the process began."""
         names = [f"<= {bound:g} ms" for bound in LATENESS_MS] + [f"> {LATENESS_MS[-1]:g} ms"]
         lateness = dict(zip(names, self._lateness, strict=True))
-        return PacerStats(len(self._places), sum(self._lateness), self._skipped, self._load, lateness)
+        return PacerStats(len(self._places), sum(self._lateness), self._skipped, self._load, lateness, self._late_s)
 
     def add(self, stream: Paced) -> None:
         """Serve `stream` from now on; a second time changes nothing.
@@ -180,7 +183,9 @@ class Pacer:
                 place = self._tick % SLOTS
                 count = len(slots[place])
                 self._serve(place)
-                self._lateness[bisect_left(LATENESS_MS, (clock() - due) * 1000)] += count
+                late_s = clock() - due
+                self._lateness[bisect_left(LATENESS_MS, late_s * 1000)] += count
+                self._late_s += late_s * count
                 self._tick += 1
 
     def _crowd(self, tick: int) -> int:
@@ -222,6 +227,7 @@ class Pacer:
             if sent == CATCH_UP_FRAMES and following - now < LEAST_GAP_S:
                 self._rested.add(place)
             self._lateness[-1] += sent * len(streams)
+            self._late_s += sent * len(streams) * (now - self._epoch - tick * SLOT_S)
             self._skipped += lost * len(streams)
         self._tick = target
 

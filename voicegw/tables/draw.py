@@ -1,6 +1,7 @@
 """Draw a table: Mermaid and DOT as text, a Markdown page with every row, SVG and PNG through graphviz.
 
-Pictures show what changes the state; rows that stay are on the page. `lit` fills one state.
+Pictures show what changes the state; rows that stay are on the page. `lit` fills one state. A map is the picture
+without words on its arrows, small enough to be looked at while it changes: what is in it can be found by its id.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import textwrap
 from collections.abc import Iterable
 
 from voicegw.errors import VoiceError
@@ -17,6 +19,7 @@ from voicegw.tables.model import CloseCode, Row, Table
 
 ANYWHERE = "*"
 LABEL_EVENTS = 4
+MAP_LETTERS = 11  # in a line of a state's name
 FINGERPRINT = re.compile(r"<!-- drawn from ([0-9a-f]{64}) -->")
 
 
@@ -89,6 +92,49 @@ def to_dot(table: Table, lit: str | None = None) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
+def to_map_dot(table: Table) -> str:
+    """A graphviz digraph of states and arrows alone, each with an id.
+
+    `gateway.ready` is a state, `gateway.resuming` a parent, `gateway:ready:resuming.dialling` the arrow of the rows
+    between the two; `*` stands for any state.
+    """
+    lines = [
+        f"digraph {_identifier(table.machine)} {{",
+        '    rankdir=TB; compound=true; nodesep=0.14; ranksep=0.28; bgcolor="transparent";',
+        '    graph [fontname="Helvetica", fontsize=13];',
+        '    node [shape=box, style="rounded,filled", fillcolor="#e8eef7", fontname="Helvetica", fontsize=14, '
+        'margin="0.09,0.05", width=0.3, height=0.3];',
+        '    edge [color="#44546a", arrowsize=0.6];',
+        "    start [shape=point, width=0.12];",
+    ]
+    for parent, leaves in _families(table):
+        if parent is not None:
+            lines.append(f"    subgraph cluster_{_identifier(parent)} {{")
+            lines.append(f'        id="{table.machine}.{parent}"; label="{parent}"; style=rounded;')
+        for leaf in leaves:
+            shown = (leaf.partition(".")[2] or leaf).replace("_", " ")
+            label = "\\n".join(textwrap.wrap(shown, MAP_LETTERS, break_long_words=False))
+            extra = ", peripheries=2" if leaf in table.final else ""
+            lines.append(f'    {_identifier(leaf)} [id="{table.machine}.{leaf}", label="{label}"{extra}];')
+        if parent is not None:
+            lines.append("    }")
+    edges = _edges(table)
+    if any(source == ANYWHERE for source, _ in edges):
+        lines.append('    anywhere [label="any state", shape=plaintext, style=""];')
+    lines.append(f"    start -> {_identifier(table.initial)};")
+    for source, target in edges:
+        first = source if source == ANYWHERE else table.leaves(source)[0]
+        tail = f", ltail=cluster_{_identifier(source)}" if first != source else ""
+        arrow = f"{table.machine}:{source}:{target}"
+        lines.append(f'    {_identifier(first)} -> {_identifier(target)} [id="{arrow}"{tail}];')
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def to_map(table: Table) -> str:
+    """An SVG of `to_map_dot`, as `to_svg`."""
+    return _marked(to_map_dot(table))
+
+
 def to_markdown(table: Table) -> str:
     """The machine's page: picture, states, rows, deadlines, close codes."""
     parts = [
@@ -140,7 +186,10 @@ def to_svg(table: Table, lit: str | None = None) -> str:
     Raises:
         VoiceError: neither a `dot` program nor the extra `pictures` is there.
     """
-    dot = to_dot(table, lit)
+    return _marked(to_dot(table, lit))
+
+
+def _marked(dot: str) -> str:
     svg = _render(dot, "svg").decode()
     comment = f"<!-- drawn from {fingerprint(dot)} -->\n"
     return svg[: svg.index("<svg")] + comment + svg[svg.index("<svg") :]

@@ -48,14 +48,27 @@ def tables_directory() -> Traversable:
     Raises:
         TableError: neither is there.
     """
+    return _beside("states")
+
+
+def map_of(name: str) -> str:
+    """A machine's map, as `voicegw.tables.draw.to_map` has drawn it.
+
+    Raises:
+        TableError: it is not there.
+    """
+    return (_beside("diagrams") / f"{name}.map.svg").read_text(encoding="utf-8")
+
+
+def _beside(folder: str) -> Traversable:
     package = importlib.resources.files("voicegw")
-    inside = package / "states"
+    inside = package / folder
     if inside.is_dir():
         return inside
     checkout = Path(str(package)).parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / "states").is_dir():
-        return checkout / "states"
-    raise TableError("the state tables are missing from this installation of voicegw; install it again")
+    if (checkout / "pyproject.toml").is_file() and (checkout / folder).is_dir():
+        return checkout / folder
+    raise TableError(f"the {folder} are missing from this installation of voicegw; install it again")
 
 
 @functools.cache

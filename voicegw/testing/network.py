@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from voicegw.adapters.calls import Calls
 from voicegw.adapters.dials import DialBudget
 from voicegw.adapters.system import System
 from voicegw.testing.datagrams import DatagramSocket
@@ -107,6 +108,7 @@ class Host(System, Process):
         self.address = address
         self.random = random.Random(f"host {address} {network.seed}")  # noqa: S311 - a simulation must be repeatable
         self.dials = DialBudget(self.random)
+        self.calls = Calls()
         self.udp_out, self.udp_in, self.tcp_out, self.tcp_in = Link(), Link(), Link(), Link()
         self.wall_offset_s = 0.0
         self.port_shift = 0
