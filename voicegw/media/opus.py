@@ -230,19 +230,11 @@ class OpusDecoder:
     def __init__(self) -> None:
         library = load_opus()
         self._owner = sys.modules["opuslib"].Decoder(SAMPLE_RATE, 2)
-        self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p).value
-        self._decode = _function(
-            library,
-            "opus_decode",
-            ctypes.c_void_p,
-            ctypes.c_char_p,
-            ctypes.c_int32,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int,
-        )
+        self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p)
+        # Without argtypes: every argument is of its C type as it is, or a C int, and none is converted anew each time.
+        self._decode = library.handle["opus_decode"]
         pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
-        self._address = ctypes.addressof(pcm)
+        self._address = ctypes.c_void_p(ctypes.addressof(pcm))
         self._pcm = memoryview(pcm).cast("B")  # keeps it alive
 
     def _run(self, frame: bytes, samples: int, fec: int) -> bytes:

@@ -35,7 +35,7 @@ from voicegw.errors import TooManyStreams
 FRAME_S: Final = 0.02
 SLOTS: Final = 20
 SLOT_S: Final = FRAME_S / SLOTS
-FULL_SLOT: Final = 32
+FULL_SLOT: Final = 64
 CATCH_UP_FRAMES: Final = 3
 LEAST_GAP_S: Final = 0.01
 LATENESS_MS: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)

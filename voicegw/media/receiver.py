@@ -42,7 +42,7 @@ class StreamReceiver:
         self._turns: list[Turn] = []
         self._playing: list[JitterBuffer] = []
         self._talking: list[HeardUser] = []
-        self.map = SsrcMap(lambda turn: self._turns.append(turn))
+        self.map = SsrcMap(self._turns.append)
         self.stats = self.map.stats
         self.counters = self.opener.counters
         self.reports = self.opener.reports
@@ -126,7 +126,7 @@ class StreamReceiver:
             if not user.speaking:
                 self._started(user)
         before = stream.active
-        stream.insert(sequence, Arrived(provenance, frame, samples), at)
+        stream.insert(sequence, tuple.__new__(Arrived, (provenance, frame, samples)), at)
         if stream.active and not before:
             self._playing.append(stream)
             self._on_busy()
@@ -167,9 +167,9 @@ class StreamReceiver:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        turns = self._turns
-        if turns:
-            self._turns = []
+        if self._turns:
+            turns = self._turns.copy()
+            self._turns.clear()  # the same list on, for the buffers know no other
             if turns[-1].slot != turns[0].slot:
                 turns.sort(key=lambda turn: turn.slot)
             self._on_turns(turns)
