@@ -87,7 +87,7 @@ async def test_ogg_opus_packets_arrive_unchanged(server: VoiceServer, make_clien
     heard: list[bytes] = []
 
     def decrypt(user_id: int, frame: bytes) -> bytes:
-        heard.append(bob._decrypt(user_id, frame))
+        heard.append(bob._group.decrypt(user_id, frame))
         return heard[-1]
 
     bob.receiver.use_decrypt(decrypt)

@@ -267,6 +267,28 @@ def test_ducking_under_others_speech(loop: VirtualLoop, tmp_path: Path) -> None:
     assert dbfs(sound[135:149]) == pytest.approx(TONE_DBFS, abs=1)
 
 
+def test_a_duck_may_take_its_time_and_leaves_what_is_played_over_alone(loop: VirtualLoop) -> None:
+    async def act(stage: Stage) -> None:
+        stage.player.duck(1.0)
+        music = stage.player.play(ToneSource(440, 4.0))
+        over = stage.player.play_over(ToneSource(1500, 3.5), duck=None)
+        announced = stage.player.play_over(ToneSource(3000, 3.5), duck=1.0)
+        await asyncio.sleep(1.0)
+        stage.player.duck(0.2, fade_s=1.0)
+        await music.wait()
+        assert over.done
+        assert announced.done
+
+    sound = heard(on_stage(loop, act))
+    levels = [level_of(sound[at : at + 5], 440) for at in range(30, 130, 5)]
+    assert levels[0] == pytest.approx(TONE_DBFS, abs=0.7)
+    assert levels[-1] == pytest.approx(TONE_DBFS - 14, abs=0.7)
+    assert all(after < before + 0.5 for before, after in itertools.pairwise(levels))
+    assert -2.5 < min(after - before for before, after in itertools.pairwise(levels)) < -0.5
+    assert level_of(sound[120:150], 1500) == pytest.approx(TONE_DBFS - 14, abs=0.7)
+    assert level_of(sound[120:150], 3000) == pytest.approx(TONE_DBFS, abs=0.7)
+
+
 def test_pause_among_several(loop: VirtualLoop) -> None:
     async def act(stage: Stage) -> None:
         music = stage.player.play(ToneSource(440, 5.0))

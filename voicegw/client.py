@@ -58,6 +58,7 @@ from voicegw.flight import FlightRecorder
 from voicegw.gateway import DiscordGatewayVoice
 from voicegw.hands import Hands
 from voicegw.joiners import Joiners
+from voicegw.media.ducking import Ducking, HowToDuck
 from voicegw.media.heard import CallStats, HeardFrame
 from voicegw.media.hearing import Hearing
 from voicegw.media.listeners import FrameStream, Listening
@@ -145,7 +146,7 @@ class VoiceClient(Portable):
         self.session = VoiceSession(user_id, guild_id, options, self._note_transition)
         self.flight_recorder = FlightRecorder(user_id, guild_id, options) if keep_flight_record else None
         self.gateway = DiscordGatewayVoice(self)
-        self.sender = StreamSender(self._key_worn)
+        self.sender = StreamSender(lambda: self._feed_from_pacer(KeyExhausted()))
         self.player = Player(
             self.sender,
             on_speech_started=lambda: self.feed(SpeechStarted()),
@@ -164,9 +165,10 @@ class VoiceClient(Portable):
             on_nonces_meet=lambda: self.feed(NoncesMet()),
         )
         self.receiver = self._hearing.receiver
-        self.receiver.use_decrypt(self._decrypt)
+        self._ducking = Ducking(self.player)
         self._path = MediaPath(self.sender, self.receiver, self.feed, self._waiters.notify, system)
-        self._group = MlsGroup(user_id, self._now, self._group_broken)
+        self._group = MlsGroup(user_id, self._now, lambda reason: self._feed_from_pacer(GroupRejected(0, reason)))
+        self.receiver.use_decrypt(self._group.decrypt)
         self._wishes = VoiceStateWishes(
             signalling,
             guild_id,
@@ -190,7 +192,7 @@ class VoiceClient(Portable):
             loop=lambda: self._running,
             timers=lambda: self._clock,
             ask=lambda channel_id: self._spawn(self._wishes.send(channel_id)),
-            dialling=lambda: wake_watch(self._running, self.system).add(self, self._woken),
+            dialling=lambda: wake_watch(self._running, self.system).add(self, lambda s: self.feed(HostWoke(s))),
             follow=self._inbox.extend,
             report=self._report,
         )
@@ -264,6 +266,17 @@ class VoiceClient(Portable):
         """
         self._home.check()
         return self.player.play(source, **how)
+
+    def duck_under_speech(self, level: float | None = 0.3, **how: Unpack[HowToDuck]) -> None:
+        """From now on, turn what is played down to `level` while others speak; None ends that.
+
+        What `player.play_over` mixes in stays as loud as it is.
+
+        Raises:
+            ValueError: a level that is not 0 to less than 1, or a time below 0.
+        """
+        self._home.check()
+        self._ducking.use(level, **how)
 
     def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
         """Give what the others say to `sink`, or call it with every 20 ms of each user, off the event loop.
@@ -475,29 +488,18 @@ class VoiceClient(Portable):
 
     # -- what the hands tell
 
-    def _woken(self, seconds: float) -> None:
-        self.feed(HostWoke(seconds))
-
     def _loss(self) -> float:
         """The part of our packets that the other end misses, by its last report; from 0 to 1."""
         report = self.receiver.reports.get(self.session.shared.ssrc)
         return report.fraction_lost if report is not None else 0.0
-
-    def _key_worn(self) -> None:
-        self._feed_from_pacer(KeyExhausted())
-
-    def _group_broken(self, reason: str) -> None:
-        self._feed_from_pacer(GroupRejected(0, reason))
 
     def _feed_from_pacer(self, event: Event) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self.feed, event)
 
-    def _decrypt(self, user_id: int, frame: bytes) -> bytes:
-        return self._group.decrypt(user_id, frame)
-
     def _speaking_changed(self, user_id: int, speaking: bool) -> None:
+        self._ducking.hear(user_id, speaking)
         self._report(SpeakingChanged(user_id, speaking))
 
     def _warn(self, text: str) -> None:
@@ -556,6 +558,7 @@ class VoiceClient(Portable):
         self.error = error
         wake_watch(self._running, self.system).remove(self)
         self._stop_checkpoints()
+        self._ducking.stop()
         self.player.close()
         self._path.close()
         self._hearing.end()

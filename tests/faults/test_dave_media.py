@@ -384,7 +384,7 @@ def test_a_frame_that_the_relay_repeats_is_heard_once(seed: int) -> None:
         opened: list[bytes] = []
 
         def decrypt(user_id: int, frame: bytes) -> bytes:
-            opened.append(alice._decrypt(user_id, frame))
+            opened.append(alice._group.decrypt(user_id, frame))
             return opened[-1]
 
         alice.receiver.use_decrypt(decrypt)

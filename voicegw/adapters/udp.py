@@ -10,7 +10,6 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from voicegw.adapters.system import THIS_SYSTEM, System
 from voicegw.errors import ConnectionFailed, UdpBlocked
@@ -30,12 +29,13 @@ def _native_send(udp: socket.socket) -> Callable[[int, bytes, int, int], int] | 
     so nobody needs to be let in.
     """
     try:
-        send: Any = ctypes.PyDLL(None)["send"]
+        send = ctypes.PyDLL(None)["send"]
     except (OSError, TypeError, AttributeError):  # Windows
         return None
     # Without argtypes: integers and bytes are passed as C has them, which is a tenth of a packet faster.
     send.restype = ctypes.c_ssize_t
-    return send if isinstance(udp, socket.socket) else None  # else a simulated one
+    native: Callable[[int, bytes, int, int], int] = send
+    return native if isinstance(udp, socket.socket) else None  # else a simulated one
 
 
 class VoiceUdp:

@@ -15,6 +15,7 @@ from voicegw.media.track import Track
 from voicegw.media.workers import Workers
 
 RUN_FRAMES: Final = 10
+PROMPT_FRAMES: Final = 5
 HURRY_FRAMES: Final = 3
 DUCKING_STEP: Final = 0.1
 
@@ -29,13 +30,16 @@ class Mixer:
     __slots__ = (
         "_bitrate",
         "_duck",
+        "_duck_step",
         "_encoder",
         "_follow",
         "_lock",
         "_loss",
         "_on_passed",
         "_produced",
+        "_run_frames",
         "_tracks",
+        "_under",
         "_workers",
         "busy",
         "ducked",
@@ -64,8 +68,11 @@ class Mixer:
         self.marks: deque[tuple[int, Track, Track | None]] = deque()
         self._tracks: list[Track] = []
         self._produced = 0
-        self.ducked = 1.0
+        self._run_frames = RUN_FRAMES
+        self.ducked = 1.0  # where everything but what is played over goes
         self._duck = 1.0
+        self._duck_step = DUCKING_STEP
+        self._under = 1.0  # what the others are turned to by what is played over them
         self._encoder: OpusEncoder | None = None
         self._bitrate = bitrate
         self._lock = threading.Lock()
@@ -129,6 +136,12 @@ class Mixer:
         """From the next run on."""
         self._bitrate = bitrate
 
+    def duck(self, level: float, frames: int) -> None:
+        """Turn all but what is played over to `level` within so many frames; from then on less is made ahead."""
+        self.ducked = level
+        self._duck_step = max(abs(level - self._duck) / max(1, frames), 1e-6)
+        self._run_frames = self.low = PROMPT_FRAMES
+
     def refill(self) -> None:
         """Have a worker go on."""
         with self._lock:
@@ -155,7 +168,7 @@ class Mixer:
         frames, over = self.frames, False
         try:
             encoder = self._encoding()
-            while len(frames) < 2 * RUN_FRAMES:
+            while len(frames) < 2 * self._run_frames:
                 pcm = self._mixed()
                 if pcm is None:
                     break
@@ -189,11 +202,12 @@ class Mixer:
         if not tracks:
             return None
         quietest = min((track.ducks for track in tracks if track.ducks is not None), default=1.0)
-        self._duck += max(-DUCKING_STEP, min(DUCKING_STEP, min(quietest, self.ducked) - self._duck))
+        self._under += max(-DUCKING_STEP, min(DUCKING_STEP, quietest - self._under))
+        self._duck += max(-self._duck_step, min(self._duck_step, self.ducked - self._duck))
         total = b""
         for track in tracks:
             if track not in waiting:
-                pcm = track.next(1.0 if track.ducks is not None else self._duck)
+                pcm = track.next(1.0 if track.ducks is not None else min(self._under, self._duck))
                 total = added(total, pcm) if total else pcm
         return total
 

@@ -166,10 +166,13 @@ class Player:
             self._speak(mixer)
         return playback
 
-    def duck(self, level: float = 0.3) -> None:
-        """Turn all down to `level`, while somebody speaks; 1 turns it up again."""
+    def duck(self, level: float = 0.3, fade_s: float = 0.1) -> None:
+        """Turn all but what is played over to `level` within `fade_s`, until told otherwise; 1 turns it up again.
+
+        `VoiceClient.duck_under_speech` does so while others speak.
+        """
         mixer = self._mixing()
-        mixer.ducked = level
+        mixer.duck(level, round(fade_s / FRAME_S))
         if level != 1.0 and self._playback is not None and self._sounds(self._playback):
             self._mix(self._playback)
 
