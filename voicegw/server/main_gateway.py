@@ -13,13 +13,14 @@ import itertools
 import json
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
 
 from voicegw.errors import MalformedFrame
+from voicegw.server.commands import ALL_PERMISSIONS, Commands
 from voicegw.server.signalling import LocalSignalling
 from voicegw.wire.frames import read_envelope
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 GUILD_ID = 41771983423143937
 CHANNEL_IDS = (127121515262115840, 127121515262115841)
+OWNER_ID = 900000000000000000
 HEARTBEAT_MS = 41_250
 API = "/api/v{version:\\d+}"
 
@@ -37,7 +39,7 @@ DECODE_ERROR, NOT_AUTHENTICATED, AUTHENTICATION_FAILED, DISALLOWED_INTENTS = 400
 
 
 class MainGateway:
-    """Logs bots in and signals for them; `bots` are those that are connected, by user id.
+    """Logs bots in and signals for them; `bots` are those that are connected, by user id. `commands` is what users ask.
 
     To be set at any time: `refuse_tokens` (401 and 4004), `refuse_intents` (4014), and the channels that bots may not
     see, `forbidden` (403, and silence for who joins them all the same).
@@ -52,6 +54,7 @@ class MainGateway:
         self._users: dict[str, int] = {}
         self._numbers = itertools.count(900000000000000001)
         self.bots: dict[int, Bot] = {}
+        self.commands = Commands(self)
 
     def routes(self) -> list[web.RouteDef]:
         """What is served beside the voice websocket."""
@@ -64,6 +67,7 @@ class MainGateway:
             web.get(f"{API}/gateway", self._where),
             web.get(f"{API}/gateway/bot", self._where_for_bots),
             web.get(f"{API}/channels/{{channel_id:\\d+}}", self._channel),
+            *self.commands.routes(),
         ]
 
     def signalling(self, user_id: int) -> LocalSignalling:
@@ -83,6 +87,39 @@ class MainGateway:
             for channel_id in CHANNEL_IDS
             for user_id in self._server.members(channel_id)
         ]
+
+    # -- for commands
+
+    def user(self, user_id: int) -> dict[str, Any]:
+        """A user, as REST shows it."""
+        return user(user_id)
+
+    def somebody(self, but: Collection[int]) -> tuple[int, int]:
+        """A user who is in a voice channel, and the channel; somebody who is in none where there is nobody."""
+        for channel_id in CHANNEL_IDS:
+            for user_id in self._server.members(channel_id):
+                if user_id not in but:
+                    return user_id, channel_id
+        return OWNER_ID, CHANNEL_IDS[0]
+
+    def interaction(self, user_id: int, channel_id: int) -> dict[str, Any]:
+        """What an interaction says about who gave it, and where."""
+        (channel,) = (data for data in channels() if data["id"] == str(channel_id))
+        return {
+            "version": 1,
+            "guild_id": str(GUILD_ID),
+            "guild": {"id": str(GUILD_ID), "locale": "en-US", "features": []},
+            "channel_id": str(channel_id),
+            "channel": {**channel, "permissions": ALL_PERMISSIONS},
+            "member": {**member(user_id), "permissions": ALL_PERMISSIONS, "pending": False},
+            "app_permissions": ALL_PERMISSIONS,
+            "locale": "en-US",
+            "guild_locale": "en-US",
+            "entitlements": [],
+            "authorizing_integration_owners": {"0": str(GUILD_ID)},
+            "context": 0,
+            "attachment_size_limit": 10 << 20,
+        }
 
     # -- REST
 
@@ -347,7 +384,7 @@ def guild(user_id: int, voice_states: list[dict[str, Any]]) -> dict[str, Any]:
     everyone = {
         "id": str(GUILD_ID),
         "name": "@everyone",
-        "permissions": str((1 << 40) - 1),
+        "permissions": ALL_PERMISSIONS,
         "position": 0,
         "color": 0,
         "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
