@@ -121,7 +121,9 @@ async def test_a_bot_joins_plays_moves_and_leaves(server: VoiceServer) -> None:
     await bob.signalling.kick()
     await other.voice.wait_closed()
     assert isinstance(other.voice.error, Kicked)
+    assert other.cleaned_up == 1  # the framework can join anew
     await other.disconnect(force=True)
+    assert other.cleaned_up == 1
 
 
 async def test_a_join_that_fails_cleans_up(server: VoiceServer) -> None:

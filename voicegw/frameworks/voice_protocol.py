@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from voicegw.client import VoiceClient
+from voicegw.effects import Closed, Notice
 from voicegw.frameworks.call import FrameworkCall
 from voicegw.signalling import SignallingReceiver
 
@@ -49,6 +50,8 @@ class GuildVoiceClient(FrameworkCall):
             signalling=GuildSignalling(channel.guild),
             **self.options,
         )
+        self.voice.add_listener(self._note)
+        self._forgotten = False
 
     # -- what the framework calls
 
@@ -72,7 +75,7 @@ class GuildVoiceClient(FrameworkCall):
         try:
             await self.voice.connect(timeout_s=timeout)
         except BaseException:
-            self.cleanup()  # type: ignore[attr-defined]
+            self._forget()
             raise
 
     async def disconnect(self, *, force: bool = False) -> None:
@@ -80,9 +83,21 @@ class GuildVoiceClient(FrameworkCall):
         try:
             await self.voice.close()
         finally:
-            self.cleanup()  # type: ignore[attr-defined]
+            self._forget()
 
     async def move_to(self, channel: Any, timeout: float = 30.0) -> None:
         """Go to another channel of the guild."""
         await self.voice.move_to(channel.id, timeout_s=timeout)
         self.channel = channel
+
+    # -- inside
+
+    def _note(self, notice: Notice) -> None:
+        if isinstance(notice, Closed):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Have the framework forget us, once: another call of the guild may be there by then."""
+        if not self._forgotten:
+            self._forgotten = True
+            self.cleanup()  # type: ignore[attr-defined]
