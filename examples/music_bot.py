@@ -22,7 +22,8 @@ MUSIC = Path(os.environ.get("MUSIC", "music"))
 class MusicBot(discord.Client):
     def __init__(self):
         super().__init__(intents=discord.Intents(guilds=True, voice_states=True))
-        self.tree = app_commands.CommandTree(self, allowed_contexts=app_commands.AppCommandContext(guild=True))
+        guild_only = app_commands.AppCommandContext(guild=True)
+        self.tree = app_commands.CommandTree(self, allowed_contexts=guild_only)
         self.titles = WeakKeyDictionary()  # of what plays and waits
         self.volumes = {}  # by guild
 

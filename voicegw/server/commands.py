@@ -76,10 +76,12 @@ class Commands:
         """Give a bot a slash command, as `user_id` would in `channel_id`; the text of its answer.
 
         Raises:
-            VoiceError: it has no such command, or does not answer within 10 s.
+            VoiceError: it is not logged in, has no such command, or does not answer within 10 s.
         """
+        if bot_id not in self._gateway.bots:
+            raise VoiceError(f"the bot {bot_id} is not logged in")
         command = self._registered.get(bot_id, {}).get(name)
-        if command is None or bot_id not in self._gateway.bots:
+        if command is None:
             raise VoiceError(f"the bot has no command {name}; it has {', '.join(self.names(bot_id)) or 'none'}")
         asked = Asked(str(next(self._numbers)), bot_id, channel_id)
         token = f"local-{asked.id}"
@@ -128,6 +130,7 @@ class Commands:
             "version": "1",
         }
         self._registered.setdefault(bot_id, {})[command["name"]] = whole
+        self._gateway.changed()
         return whole
 
     async def _callback(self, request: web.Request) -> web.Response:
@@ -163,6 +166,7 @@ class Commands:
         user_id = self._gateway.user_of(request.headers.get("Authorization", "").removeprefix("Bot "))
         data = await _body(request)
         self.messages.append((channel_id, str(data.get("content") or "")))
+        self._gateway.changed()
         return _json(self._shown(channel_id, user_id, data))
 
     async def _ask(self, request: web.Request) -> web.Response:

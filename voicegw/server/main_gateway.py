@@ -102,6 +102,10 @@ class MainGateway:
                     return user_id, channel_id
         return OWNER_ID, CHANNEL_IDS[0]
 
+    def changed(self) -> None:
+        """Something has happened that the server's `wait_for` may wait for."""
+        self._server.changed()
+
     def interaction(self, user_id: int, channel_id: int) -> dict[str, Any]:
         """What an interaction says about who gave it, and where."""
         (channel,) = (data for data in channels() if data["id"] == str(channel_id))
@@ -302,6 +306,7 @@ class Bot:
         self.signalling.attach(self)
         self._gateway.sessions[self._session_id] = self
         self._gateway.bots[self.user_id] = self
+        self._gateway.changed()
 
     def _log_in(self, token: str) -> None:
         self.user_id = self._gateway.user_of(token)

@@ -217,7 +217,7 @@ class VoiceServer:
         return self._newest[user_id]
 
     async def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 10.0) -> None:
-        """Until `predicate()` holds; it is asked after every message and every media packet.
+        """Until `predicate()` holds; it is asked after every message, every media packet, and what bots say to REST.
 
         Raises:
             VoiceTimeout: it did not hold in time.
@@ -334,6 +334,10 @@ class VoiceServer:
     def note(self, record: Record) -> None:
         """Keep a record."""
         self._records.append(record)
+        self.changed()
+
+    def changed(self) -> None:
+        """Something has happened that `wait_for` may wait for."""
         self._waiters.notify()
 
     # -- inside

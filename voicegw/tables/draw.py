@@ -47,17 +47,28 @@ def to_mermaid(table: Table, lit: str | None = None) -> str:
 
 def to_overview(table: Table) -> str:
     """A `stateDiagram-v2` of the top states alone."""
-    edges: dict[tuple[str, str], list[str]] = {}
-    for transition in table.transitions:
-        source, target = table.states[transition.state].parent, table.states[transition.to or transition.state].parent
-        events = edges.setdefault((source, target), [])
-        if transition.event not in events:
-            events.append(transition.event)
     lines = ["stateDiagram-v2", "    direction LR", f"    [*] --> {table.states[table.initial].parent}"]
-    for (source, target), events in edges.items():
-        if source != target:
-            lines.append(f"    {source} --> {target}: {_label(events, '<br/>')}")
+    lines += [
+        f"    {source} --> {target}: {_label(events, '<br/>')}"
+        for (source, target), events in _top_edges(table).items()
+    ]
     return "\n".join(lines) + "\n"
+
+
+def to_overview_dot(table: Table) -> str:
+    """A graphviz digraph of the top states alone."""
+    lines = [
+        f"digraph {_identifier(table.machine)} {{",
+        '    rankdir=LR; nodesep=0.5; ranksep=1.0; bgcolor="transparent";',
+        '    node [shape=box, style="rounded,filled", fillcolor="#e8eef7", fontname="Helvetica", fontsize=13];',
+        '    edge [fontname="Helvetica", fontsize=10, color="#44546a"];',
+        "    start [shape=point, width=0.15];",
+        f"    start -> {table.states[table.initial].parent};",
+    ]
+    for (source, target), events in _top_edges(table).items():
+        label = _label(events, "\\n")
+        lines.append(f'    {source} -> {target} [label="{label}"];')
+    return "\n".join([*lines, "}"]) + "\n"
 
 
 def to_dot(table: Table, lit: str | None = None) -> str:
@@ -180,6 +191,15 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_overview_svg(table: Table) -> str:
+    """The top states alone as an SVG picture.
+
+    Raises:
+        VoiceError: neither a `dot` program nor the extra `pictures` is there.
+    """
+    return _render(to_overview_dot(table), "svg").decode()
+
+
 def to_svg(table: Table, lit: str | None = None) -> str:
     """An SVG picture; a comment in it says which DOT text it was drawn from.
 
@@ -257,6 +277,17 @@ def _label(events: list[str], newline: str) -> str:
     if len(events) > LABEL_EVENTS:
         shown = [*events[: LABEL_EVENTS - 1], f"and {len(events) - LABEL_EVENTS + 1} more"]
     return newline.join(shown)
+
+
+def _top_edges(table: Table) -> dict[tuple[str, str], list[str]]:
+    """Between top states, with the events in the table's order."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for transition in table.transitions:
+        source, target = table.states[transition.state].parent, table.states[transition.to or transition.state].parent
+        events = edges.setdefault((source, target), [])
+        if source != target and transition.event not in events:
+            events.append(transition.event)
+    return {edge: events for edge, events in edges.items() if events}
 
 
 def _identifier(name: str) -> str:
