@@ -11,7 +11,7 @@ import pytest
 from tests.faults.signalling import ELSEWHERE, voice_server, voice_state
 from tests.faults.worlds import in_phase
 from voicegw.errors import InvalidDeadline
-from voicegw.events import JoinRequested, MainSessionLost, SocketClosed, VoiceServerUpdated
+from voicegw.events import DialPostponed, JoinRequested, MainSessionLost, SocketClosed, VoiceServerUpdated
 from voicegw.secret import Secret
 from voicegw.session import Options
 from voicegw.tables.load import load_table, table_names
@@ -87,6 +87,10 @@ def departing(world: World) -> None:
     world.server(SocketClosed(1000), numbered=False)
 
 
+def far_turn(world: World) -> None:
+    world.server(DialPostponed(10_000.0), numbered=False)
+
+
 WAITS: dict[str, tuple[str, Callable[[World], object], float]] = {
     "joining.asking": ("P", lambda world: None, 3.0),
     "joining.halved": ("P", lambda world: world.feed(voice_state()), 10.0),
@@ -99,6 +103,7 @@ WAITS: dict[str, tuple[str, Callable[[World], object], float]] = {
     "waiting.verdict": ("R", lambda world: world.server(SocketClosed(4014), numbered=False), 5.0),
     "waiting.server": ("R", lambda world: world.server(SocketClosed(4011), numbered=False), 5.0),
     "waiting.backoff": ("B", lambda world: None, 1.0),
+    "waiting.turn": ("D", far_turn, 660.0),
     "waiting.cool_down": ("R", lambda world: world.server(SocketClosed(4021), numbered=False), 60.0),
     "waiting.main_session": ("R", lambda world: world.feed(MainSessionLost()), 120.0),
     "leaving.asked": ("C", lambda world: None, 2.0),

@@ -141,7 +141,15 @@ def test_an_outage_of_a_few_calls_holds(monkeypatch: pytest.MonkeyPatch) -> None
     run = run_campaign("S13", seed=0)
     assert run.violation is None
     assert run.figures["calls"] == 6
-    assert 0 < run.figures["back after, longest s"] < 60
+    assert 600 < run.figures["back after, longest s"] < 720
+
+
+def test_a_thousand_calls_come_back_from_an_outage_under_the_dial_budget_of_their_process() -> None:
+    run = run_campaign("S13", seed=1)
+    assert run.violation is None
+    assert run.figures["calls"] == 1000
+    assert run.figures["dials in the busiest second"] <= 10
+    assert 600 * 1000 / 300 < run.figures["back after, longest s"] < 3600
 
 
 def test_a_campaign_that_cannot_hold_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,10 +141,10 @@ class SocketFailed:
 
 @dataclass(frozen=True, slots=True)
 class DialPostponed:
-    """The process has dialled too often lately; our turn comes in `seconds`, None where that is too late."""
+    """The process has dialled too often lately; our turn comes in `seconds`."""
 
     name: ClassVar[str] = "dial_postponed"
-    seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,10 +517,11 @@ class GatewayDown:
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:
-    """gateway to call: the voice session ended; `name` (lost_*) says what may help."""
+    """gateway to call: the voice session ended; `name` (lost_*) says what may help, `after_s` when the next turn is."""
 
     name: str
     error: VoiceError
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

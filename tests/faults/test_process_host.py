@@ -17,8 +17,11 @@ import pytest
 
 from tests.faults.cells import covers
 from tests.faults.phases import ALICE, CHANNEL, Call, in_call, until
+from tests.faults.worlds import in_phase
+from voicegw.effects import Reconnecting, SendVoiceState
 from voicegw.errors import ConnectionFailed, UsedElsewhere, VoiceError
 from voicegw.events import (
+    DialPostponed,
     Event,
     FrameRejected,
     IpDiscovered,
@@ -303,6 +306,25 @@ def test_a_herd_comes_back_in_turn(phase: str) -> None:
             watch.check()
 
     Simulation(seed=1).run(story)
+
+
+@covers("F151", "R")
+def test_a_turn_that_is_far_away_is_waited_for_without_a_pair() -> None:
+    world = in_phase("R")
+    world.instead["OpenSocket"] = lambda effect: [Stamped("websocket", effect.generation, DialPostponed(600.0))]
+    world.feed(Stamped("websocket", world.session.shared.socket_generation, SocketClosed(None)))
+    world.settle()
+    assert (world.states["call"], world.states["gateway"]) == ("waiting.turn", "closed.down")
+    reconnecting = world.notices[-1]
+    assert isinstance(reconnecting, Reconnecting)
+    assert "its turn to dial comes in 600 s" in reconnecting.reason
+    asked = len(world.sent(SendVoiceState))
+    world.instead.clear()
+    world.advance(599.0)
+    assert (world.states["call"], len(world.sent(SendVoiceState))) == ("waiting.turn", asked)
+    world.advance(2.0)
+    assert world.states["gateway"] == "ready"
+    assert world.session.call.attempts == 0
 
 
 @covers("F152")

@@ -35,6 +35,7 @@ from voicegw.events import (
 from voicegw.media.receiver import StreamReceiver
 from voicegw.secret import Secret
 from voicegw.session import Options
+from voicegw.testing.campaigns import DAY, Outage, Stage
 from voicegw.testing.simulation import SimulatedClient, Simulation
 from voicegw.testing.world import ENDPOINT
 from voicegw.wire import frames
@@ -412,3 +413,14 @@ def test_a_call_whose_dials_are_all_refused_waits_longer_and_longer_and_ends() -
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps == pytest.approx([min(30.0, 0.5 * 2**attempt) for attempt in range(1, 12)])
     assert len(times) == 12
+
+
+@covers("F60")
+def test_a_thousand_calls_that_are_refused_for_a_day_keep_the_budget_of_their_process_and_end() -> None:
+    stages = [Stage(number) for number in range(1000)]
+    Outage(stages, down_s=DAY).run()  # holds 10 dials a second and 300 in ten minutes
+    dials = sorted(at for stage in stages for at in stage.dials)
+    assert all(stage.over for stage in stages)
+    assert max(len(stage.dials) for stage in stages) <= 13  # one to resume, and 12 attempts
+    assert len(dials) > 1000
+    assert dials[-1] - dials[0] > (len(dials) // 300 - 1) * 600  # spread over time

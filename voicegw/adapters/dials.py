@@ -18,20 +18,21 @@ class DialBudget:
         self._turns: deque[float] = deque(maxlen=max(most for most, _ in budgets))
         self._lock = threading.Lock()
 
-    def reserve(self, now: float, longest_s: float) -> float | None:
+    def reserve(self, now: float, longest_s: float) -> float:
         """Take the next turn: in how many seconds it comes, with some jitter where others wait as well.
 
-        None where it is more than `longest_s` away; then no turn is taken.
+        Where it is more than `longest_s` away no turn is taken; to come back after the seconds that are returned then
+        finds one, or a later window. They differ by up to a tenth of the longest window, so that not all come at once.
         """
         with self._lock:
-            turn = now
+            turn = max(now, self._turns[-1]) if self._turns else now
             for most, window_s in self._budgets:
                 if len(self._turns) >= most:
                     turn = max(turn, self._turns[-most] + window_s)
             if turn > now:
                 most, window_s = self._budgets[0]
-                turn = max(turn, self._turns[-1]) + self._random.uniform(0.0, window_s / most)
+                turn += self._random.uniform(0.0, window_s / most)
             if turn - now > longest_s:
-                return None
+                return turn - now + self._random.uniform(0.0, max(window_s for _, window_s in self._budgets) / 10)
             self._turns.append(turn)
             return turn - now

@@ -55,6 +55,7 @@ class CallSession(MachineSession):
         "endpoint",
         "error",
         "ever_connected",
+        "far_turn_s",
         "flags",
         "forgiven",
         "home",
@@ -88,6 +89,7 @@ class CallSession(MachineSession):
         self.asked_at = 0.0
         self.left_at: float | None = None
         self.attempts = 0
+        self.far_turn_s = 0.0
         self.forgiven = False
         self.complaints = 0
         self.e2ee_failures = 0
@@ -99,6 +101,10 @@ class CallSession(MachineSession):
     def backoff(self) -> float:
         """The most that we wait before the next attempt; the adapter draws the jitter."""
         return min(self.bound("backoff_over"), BACKOFF_BASE_S * 2.0 ** min(self.attempts, 16))
+
+    def far_turn(self) -> float:
+        """How far away our turn to dial is; a budget's window and some spreading at most."""
+        return min(self.bound("far_turn_over"), self.far_turn_s)
 
     def rest_of_pair(self) -> float:
         """What is left for the pair since the first op 4."""
@@ -378,6 +384,10 @@ class CallSession(MachineSession):
     def spend_attempt(self, event: Any) -> None:
         """One more without reaching ready."""
         self.attempts += 1
+
+    def note_far_turn(self, event: SessionLost) -> None:
+        """When it comes."""
+        self.far_turn_s = event.after_s
 
     def forgive(self, event: Any) -> None:
         """One second try."""

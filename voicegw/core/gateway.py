@@ -123,7 +123,7 @@ class GatewaySession(MachineSession):
 
     def turn_too_late(self, event: DialPostponed) -> bool:
         """Is the turn further away than we wait?"""
-        return event.seconds is None or event.seconds > self.bound("dial_turn")
+        return event.seconds > self.bound("dial_turn")
 
     def media_address_refused(self, event: ReadyReceived) -> bool:
         """Is the media address one that must not be sent to?"""
@@ -224,12 +224,14 @@ class GatewaySession(MachineSession):
 
     def note_turn(self, event: DialPostponed) -> None:
         """When it comes."""
-        assert event.seconds is not None
         self.turn_s = event.seconds
 
-    def report_no_turn(self, event: Any) -> None:
-        """Tell the call that it was not even tried."""
-        self._lose("lost_later", ConnectionFailed("this process has dialled too often lately"))
+    def report_no_turn(self, event: DialPostponed) -> None:
+        """Tell the call that it was not even tried, and when it may be."""
+        error = ConnectionFailed(
+            f"this process has dialled too often lately; its turn to dial comes in {event.seconds:.0f} s"
+        )
+        self._lose("lost_no_turn", error, event.seconds)
 
     def close_socket(self, event: Any) -> None:
         """Close with 1000: we are done for good."""
@@ -470,8 +472,8 @@ class GatewaySession(MachineSession):
         wanted = [mode for mode in event.modes if mode in self.shared.options.modes]
         return choose_mode(wanted, self.shared.modes_refused)
 
-    def _lose(self, name: str, error: VoiceError) -> None:
-        self.shared.signals.append(SessionLost(name, error))
+    def _lose(self, name: str, error: VoiceError, after_s: float = 0.0) -> None:
+        self.shared.signals.append(SessionLost(name, error, after_s))
 
 
 def _error_of(event: Any) -> VoiceError:

@@ -327,7 +327,7 @@ class Chaos:
                 SocketFailed(error),
                 SocketUnavailable(error),
                 SocketRateLimited(error),
-                DialPostponed(self._draw.choice((None, 0.1, 5.0, 90.0))),
+                DialPostponed(self._draw.choice((0.1, 5.0, 90.0, 600.0))),
                 ReaderFailed("KeyError"),
                 SocketClosed(None),
             )
@@ -460,6 +460,19 @@ class Chaos:
             if self._draw.random() < 0.2:
                 self.world.advance(self._draw.choice((0.02, 0.3)))
 
+    def departure(self) -> Iterator[Event | Stamped]:
+        """The call is moved, and its voice session ends before the new server is known."""
+        world, draw = self.world, self._draw
+        if draw.random() < 0.5:
+            yield world._stamped(SocketClosed(None), numbered=False)
+        yield VoiceStateUpdated(CHANNEL + draw.randrange(1, 3), self._session_id(draw.randrange(1000)))
+        ends = (
+            SocketClosed(draw.choice(CLOSE_CODES)),
+            SocketFailed(ConnectionFailed("simulated")),
+            DialPostponed(600.0),
+        )
+        yield world._stamped(draw.choice(ends), numbered=False)
+
     def crowd(self) -> Iterator[Event | Stamped]:
         """Very many come, and some go."""
         begin = self._draw.randrange(1, 5000)
@@ -521,6 +534,7 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
         Chaos.group,
         Chaos.main_gateway,
         Chaos.moves,
+        Chaos.departure,
         Chaos.bot,
         Chaos.wear,
         Chaos.stall,

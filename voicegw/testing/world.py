@@ -145,9 +145,9 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass, with all that happens in it."""
         end = self.now + seconds
-        while (due := self._next_due()) is not None and due <= end:
+        while (due := self.next_due()) is not None and due <= end:
             self.now = max(self.now, due)
-            self._happen()
+            self.happen()
         self.now = end
 
     def settle(self) -> None:
@@ -162,11 +162,11 @@ class World:
         """
         begin = self.now
         while not predicate():
-            due = self._next_due()
+            due = self.next_due()
             if due is None or due > begin + seconds:
                 raise Violation(f"V06: not reached in {seconds:g} s, in {self.session.states}")
             self.now = max(self.now, due)
-            self._happen()
+            self.happen()
         return self.now - begin
 
     def server(self, payload: Payload | Event, *, numbered: bool = True) -> list[Effect]:
@@ -215,13 +215,14 @@ class World:
         self._seq = (self._seq + 1) & 0xFFFF
         return Stamped("websocket", self._socket, event, self._seq)
 
-    def _next_due(self) -> float | None:
+    def next_due(self) -> float | None:
+        """When the next thing happens; None where nothing will."""
         due = min(({**self._timers, **self._early} if self._early else self._timers).values(), default=None)
         if self._coming and (due is None or self._coming[0][0] < due):
             return self._coming[0][0]
         return due
 
-    def _happen(self) -> None:
+    def happen(self) -> None:
         """The next thing that is due: what was said comes before the timer of the same moment."""
         if self._coming and self._coming[0][0] <= self.now:
             self.feed(heapq.heappop(self._coming)[2])
