@@ -75,9 +75,10 @@ async def test_a_login_that_is_lost_is_resumed_and_the_call_goes_on(server: Voic
         await gateway.login()
         async with client_of(server, gateway) as client:
             await client.connect(CHANNEL_IDS[0])
-            before = local(server).bots[ALICE]
-            before.reconnect()
-            await server.wait_for(lambda: local(server).bots.get(ALICE) not in (None, before))
+            bot = local(server).bots[ALICE]
+            before = bot.connection
+            bot.reconnect()
+            await server.wait_for(lambda: bot.connection not in (None, before))
             await client.wait_for(lambda: gateway.state == "ready")
             await client.move_to(CHANNEL_IDS[1])
             assert client.way("call").count("waiting.main_session") == 0
@@ -88,7 +89,7 @@ async def test_a_login_that_is_invalidated_brings_the_call_back(server: VoiceSer
         await gateway.login()
         async with client_of(server, gateway) as client:
             await client.connect(CHANNEL_IDS[0])
-            local(server).bots[ALICE].invalidate()
+            await local(server).bots[ALICE].invalidate()
             await client.wait_for(lambda: client.states["call"] == "waiting.main_session")
             await client.wait_for(lambda: client.states["call"] == "connected", 15)
             assert gateway.state == "ready"

@@ -105,6 +105,16 @@ async def test_ogg_opus_packets_arrive_unchanged(server: VoiceServer, make_clien
     assert heard[:40] == expected
 
 
+async def test_what_plays_to_nobody_ends_in_its_time(server: VoiceServer, make_client: MakeClient) -> None:
+    alice = make_client(server, ALICE)
+    await alice.connect(CHANNEL)
+    await alice.wait_for(lambda: alice.states["dave"] == "waiting.alone")
+    playback = alice.play(ToneSource(440, 0.2))
+    await asyncio.wait_for(playback.wait(), 20)
+    assert playback.position_s == pytest.approx(0.2)
+    assert alice.stats.packets == 0
+
+
 async def test_the_stream_is_held_until_somebody_can_decrypt_it(server: VoiceServer, make_client: MakeClient) -> None:
     alice, bob = make_client(server, ALICE, real_time_while=()), make_client(server, BOB)
     await alice.connect(CHANNEL)

@@ -72,7 +72,10 @@ class Ear:
             opus = session.decrypt(self.peer_id, davey.MediaType.audio, frame)
             sound = array.array("h", self.decoder.decode(opus, fec=False))
         except Exception as error:
-            self.errors.append(f"{type(error).__name__}: {error}")
+            if self.heard:
+                self.errors.append(f"{type(error).__name__}: {error}")
+            else:
+                self.misread += 1  # it came before the word that lets us into the group, which goes another way
             return
         self.heard += 1
         if any(sound):
@@ -145,6 +148,7 @@ async def main(call):
     await client.disconnect(force=True)
     await http._HTTPClient__session.close()
     say(
+        version=discord.__version__,
         ok=not ear.errors,
         code=code,
         mode=mode,

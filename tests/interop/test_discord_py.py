@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.calls import Place, call_of, check, joining, line, serving, started, talk
+from tests.interop.page import FOREIGN, FOREIGN_STEPS
+from tests.interop.results import note
 from voicegw.wire.encryption import XCHACHA20_POLY1305
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]
@@ -58,6 +60,7 @@ async def test_it_joins_our_call(python: Path, tmp_path: Path) -> None:
     async with serving(tmp_path) as place, joining(place, tmp_path / "heard") as client, bot(place, python) as other:
         ours, theirs = await talk(client, other)
     check(ours, theirs, XCHACHA20_POLY1305)
+    note(FOREIGN[0], theirs["version"], FOREIGN_STEPS)
 
 
 async def test_we_join_its_call(python: Path, tmp_path: Path) -> None:

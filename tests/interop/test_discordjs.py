@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.calls import CHANNEL, THEIRS, Place, call_of, check, joining, line, serving, started, talk
+from tests.interop.page import FOREIGN, FOREIGN_STEPS
+from tests.interop.results import note
 from voicegw.server import VoiceServer
 from voicegw.wire.encryption import AES_256_GCM, XCHACHA20_POLY1305
 
@@ -66,6 +69,8 @@ async def test_it_joins_our_call(packages: Path, tmp_path: Path) -> None:
         ours, theirs = await talk(client, other)
     check(ours, theirs, AES_256_GCM)
     assert (tmp_path / "heard" / f"{THEIRS}.wav").stat().st_size > 2 * 48_000 * 4
+    installed = packages / "node_modules" / "@discordjs" / "voice" / "package.json"
+    note(FOREIGN[1], json.loads(installed.read_text(encoding="utf-8"))["version"], FOREIGN_STEPS)
 
 
 async def test_we_join_its_call(packages: Path, tmp_path: Path) -> None:

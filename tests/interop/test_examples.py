@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.calls import ROOT, started
-from tests.interop.test_frameworks import BOT, FRAMEWORKS, OTHER, Framework, python_with
+from tests.interop.frameworks import FRAMEWORKS, Framework, python_with
+from tests.interop.test_frameworks import BOT, OTHER
 from voicegw import ToneSource, VoiceClient
 from voicegw.media.sinks import MeasuringSink
 from voicegw.media.sources import read_pcm

@@ -4,72 +4,76 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
+import shutil
 import wave
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.interop.calls import ROOT, line, started
+from tests.interop.calls import line, started
+from tests.interop.frameworks import FRAMEWORKS, Framework, python_with
+from tests.interop.results import note
 from voicegw import ToneSource, VoiceClient
+from voicegw.media.heard import UserStats
 from voicegw.media.sinks import MeasuringSink
+from voicegw.media.sources import read_pcm
+from voicegw.media.wav import WavWriter
 from voicegw.server import LocalSignalling, VoiceServer
-from voicegw.server.main_gateway import CHANNEL_IDS, GUILD_ID
+from voicegw.server.guild import CHANNEL_IDS, GUILD_ID
+from voicegw.server.main_gateway import Bot, MainGateway
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+every_framework = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.package)
 
 HERE = Path(__file__).parent
 BOT, OTHER = 104694319306248192, 158533742254751744
 
 
-@dataclass(frozen=True)
-class Framework:
-    """What to install, what to import, which of our modules serves it, and the bot that does."""
+@dataclass
+class Stage:
+    """A server, a listener of ours in its first channel, and the bot that logs in."""
 
-    package: str
-    module: str
-    adapter: str
-    bot: str = "framework_bot.py"
-    has_sources: bool = True
+    server: VoiceServer
+    gateway: MainGateway
+    other: VoiceClient
+    sink: MeasuringSink
+    process: Process
+    version: str
 
+    @property
+    def bot(self) -> Bot:
+        return self.gateway.bot(BOT)
 
-FRAMEWORKS = [
-    Framework("discord.py", "discord", "discord_py"),
-    Framework("py-cord", "discord", "py_cord"),
-    Framework("nextcord", "nextcord", "nextcord"),
-    Framework("disnake", "disnake", "disnake"),
-    Framework("hikari", "hikari", "hikari", "hikari_bot.py", has_sources=False),
-    Framework("interactions.py", "interactions", "interactions_py", "interactions_py_bot.py"),
-    Framework("hata", "hata", "hata", "hata_bot.py", has_sources=False),
-]
+    async def next(self, **expected: Any) -> dict[str, Any]:
+        """The next thing that the bot says."""
+        said = await line(self.process)
+        assert {name: said.get(name) for name in expected} == expected, said
+        return said
 
+    @property
+    def heard(self) -> UserStats:
+        """What has been heard of the bot."""
+        return self.other.stats.users.get(BOT, UserStats())
 
-def python_with(framework: Framework, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the framework and voicegw, built unless VOICEGW_INTEROP_DIR has it."""
-    given = os.environ.get("VOICEGW_INTEROP_DIR")
-    directory = (Path(given) if given else tmp_path_factory.mktemp("frameworks")) / f"with_{framework.adapter}"
-    interpreter = directory / "bin" / "python"
-    if not (directory / "built").exists():
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        command = [str(interpreter), "-m", "pip", "install", "--quiet", framework.package, "--editable", str(ROOT)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"pip could not install {framework.package} in time")
-        if done.returncode:
-            pytest.skip(f"pip could not install {framework.package}: {done.stderr.strip()[-300:]}")
-        (directory / "built").touch()
-    return interpreter
+    async def hears(self, packets: int) -> None:
+        """Until so many packets have been heard of the bot."""
+        await self.other.wait_for(lambda: self.heard.packets >= packets, 20)
+
+    async def hears_more(self) -> None:
+        """The bot's speech goes on."""
+        await self.hears(self.heard.packets + 25)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.package)
-async def test_a_bot_joins_plays_records_is_moved_and_kicked(
-    framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    python = python_with(framework, tmp_path_factory)
+@asynccontextmanager
+async def stage(framework: Framework, plan: str, python: Path, tmp_path: Path) -> AsyncIterator[Stage]:
+    sound = tmp_path / "880.wav"
+    with WavWriter(sound) as writer:
+        writer.write(read_pcm(ToneSource(880, 1.0)))
     async with VoiceServer(main_gateway=True) as server:
         assert server.main_gateway is not None
         ca = tmp_path / "ca.pem"
@@ -83,10 +87,9 @@ async def test_a_bot_joins_plays_records_is_moved_and_kicked(
             allow_private_media=True,
         )
         sink = MeasuringSink()
-        other.listen(sink)
-        await other.connect(CHANNEL_IDS[0])
-        playing = other.play(ToneSource(440))
         call = {
+            "plan": plan,
+            "package": framework.package,
             "module": framework.module,
             "adapter": framework.adapter,
             "api": server.api,
@@ -94,30 +97,84 @@ async def test_a_bot_joins_plays_records_is_moved_and_kicked(
             "ca": str(ca),
             "token": f"{base64.b64encode(str(BOT).encode()).decode()}.token.of-a-bot",
             "recordings": str(tmp_path / "heard"),
+            "sound": str(sound) if shutil.which("ffmpeg") else "",
         }
         driver = (python, HERE / framework.bot, json.dumps(call))
-        async with started(*driver, cwd=tmp_path, SSL_CERT_FILE=str(ca)) as process:
-            joined = await line(process)
-            assert joined["event"] == "joined", joined
-            if framework.has_sources:
-                assert await line(process) == {"event": "cleaned up"}
-            played = await line(process)
-            assert played["event"] == "played", played
-            assert played["code"] == other.privacy_code != ""
-            heard = other.stats.users[BOT]
-            await other.wait_for(lambda: heard.packets >= played["sent"])
-            assert (heard.lost, heard.errors) == (0, 0)
-            await other.flush()
-            assert sink.frequency(BOT) == pytest.approx(660, abs=3)
-            moved = await line(process)
-            assert moved == {"event": "moved", "channel": CHANNEL_IDS[1], "connected": True}
-            assert server.members(CHANNEL_IDS[1]) == [BOT]
-            await server.main_gateway.signalling(BOT).kick()
-            assert await line(process) == {"event": "kicked", "error": "Kicked"}
-            assert await line(process) == {"event": "rejoined", "connected": True}
-            assert await line(process) == {"event": "left", "connected": False, "clients": 0}
-        playing.stop()
-        await other.close()
-        with wave.open(str(tmp_path / "heard" / f"{OTHER}.wav")) as file:
-            assert file.getnframes() > 48_000
+        async with other, started(*driver, cwd=tmp_path, SSL_CERT_FILE=str(ca)) as process:
+            other.listen(sink)
+            await other.connect(CHANNEL_IDS[0])
+            other.play(ToneSource(440))
+            logged_in = await line(process)
+            assert logged_in["event"] == "logged in", logged_in
+            yield Stage(server, server.main_gateway, other, sink, process, logged_in["version"])
         assert server.session(BOT).counters["media in the clear"] == 0
+
+
+@every_framework
+async def test_a_bot_joins_plays_records_is_moved_and_kicked(
+    framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with stage(framework, "sing", python_with(framework, tmp_path_factory), tmp_path) as on:
+        await on.next(event="joined", channel=CHANNEL_IDS[0])
+        while (said := await on.next())["event"] == "played":
+            assert said["code"] == on.other.privacy_code != ""
+            await on.hears(said["sent"])
+            await on.other.flush()
+            assert on.sink.frequency(BOT) == pytest.approx(int(said["name"].split()[-1]), abs=3), said
+            on.process.stdin.write(b"\n")  # type: ignore[union-attr]
+        assert said == {"event": "played all"}
+        assert (on.heard.lost, on.heard.errors) == (0, 0)
+        await on.next(event="moved", channel=CHANNEL_IDS[1], connected=True)
+        assert on.server.members(CHANNEL_IDS[1]) == [BOT]
+        await on.gateway.signalling(BOT).kick()
+        await on.next(event="kicked", error="Kicked", clients=0)
+        await on.next(event="rejoined", connected=True)
+        await on.next(event="left", connected=False, clients=0)
+    with wave.open(str(tmp_path / "heard" / f"{OTHER}.wav")) as file:
+        assert file.getnframes() > 48_000
+    note(framework.package, on.version, ("login", "join", "play", "record", "move", "kick", "leave"))
+
+
+@every_framework
+async def test_a_call_outlives_its_websocket_and_the_bots(
+    framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with stage(framework, "endure", python_with(framework, tmp_path_factory), tmp_path) as on:
+        await on.next(event="joined", channel=CHANNEL_IDS[0])
+        await on.hears_more()
+        session = on.server.session(BOT)
+
+        on.server.drop_socket(BOT)
+        await on.next(event="resumed")
+        await on.hears_more()
+        assert (on.heard.lost, on.heard.errors) == (0, 0)
+        assert on.server.session(BOT) is session
+
+        if framework.resumes:
+            for cut in ("drop", "reconnect"):
+                bot, before = on.bot, on.bot.connection
+                await bot.drop() if cut == "drop" else bot.reconnect()
+                await on.server.wait_for(lambda: bot.connection not in (None, before))  # noqa: B023
+                await on.hears_more()
+            assert on.server.session(BOT) is session
+            bot = on.bot
+            await bot.drop()
+            bot.signalling.move(CHANNEL_IDS[1])  # it hears of this when it is back
+            await on.next(event="moved", channel=CHANNEL_IDS[1])
+            bot.signalling.move(CHANNEL_IDS[0])
+            await on.next(event="moved", channel=CHANNEL_IDS[0])
+        else:
+            await on.bot.drop()
+            await on.next(event="connected", channel=CHANNEL_IDS[0])
+        await on.hears_more()
+
+        session = on.server.session(BOT)
+        await on.bot.invalidate()
+        await on.next(event="connected", channel=CHANNEL_IDS[0])
+        await on.hears_more()
+        assert on.server.session(BOT) is not session
+        assert on.bot.signalling.requests == [CHANNEL_IDS[0]]
+        assert on.server.members(CHANNEL_IDS[0]) == [OTHER, BOT]
+        await on.gateway.signalling(BOT).kick()
+        await on.next(event="kicked", error="Kicked")
+    note(framework.package, on.version, ("reconnect",))

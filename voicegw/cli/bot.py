@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voicegw.cli.console import Commands, Console, positive, snowflake
-from voicegw.cli.join import watch_for_stop
+from voicegw.cli.stdin import watch_for_stop
 from voicegw.errors import LoginRefused
 from voicegw.secret import Secret
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
 from voicegw.cli.console import Commands, Console, seconds, snowflake
+from voicegw.cli.stdin import watch_for_stop
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 
@@ -200,21 +198,3 @@ async def stay(client: object, source: object, arguments: argparse.Namespace, st
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def watch_for_stop(stopped: asyncio.Event) -> None:
-    """SIGINT, SIGTERM, or the line `stop` on stdin."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stopped.set)
-
-    def read() -> None:
-        with contextlib.suppress(ValueError, OSError, RuntimeError):  # stdin, or the loop, is closed
-            for line in sys.stdin:
-                if line.strip() == "stop":
-                    loop.call_soon_threadsafe(stopped.set)
-                    return
-
-    if sys.stdin is not None:
-        threading.Thread(target=read, daemon=True, name="voicegw-stdin").start()

@@ -1,15 +1,21 @@
-"""`voicegw serve`: the local voice server until it is interrupted."""
+"""`voicegw serve`: the local voice server until it is interrupted; lines on stdin say what it shall do to bots."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voicegw.cli.console import Commands, Console, port, snowflake
+from voicegw.cli.orders import obey, usage
+from voicegw.cli.stdin import on_signals, watch_lines
+from voicegw.errors import VoiceError
+
+if TYPE_CHECKING:
+    from voicegw.server.main_gateway import MainGateway
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -17,7 +23,10 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         "serve",
         help="run a local voice server",
-        description="Run a local voice server until interrupted. The first line is JSON: endpoint, ca, udp_port.",
+        description="Run a local voice server until interrupted. The first line is JSON: endpoint, ca, udp_port; with\n"
+        "--main-gateway also api, gateway, guild, channels.",
+        epilog=f"with --main-gateway it takes orders on stdin, one a line:\n{usage()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=port, default=0, help="TCP port of the websocket (a free one)")
@@ -43,11 +52,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 async def serve(arguments: argparse.Namespace, console: Console) -> int:
     """Until SIGINT or SIGTERM."""
     from voicegw.server import VoiceServer
+    from voicegw.server.guild import CHANNEL_IDS, GUILD_ID
 
-    loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    on_signals(stopped.set)
     server = VoiceServer(
         host=arguments.host,
         port=arguments.port,
@@ -62,11 +70,28 @@ async def serve(arguments: argparse.Namespace, console: Console) -> int:
             ca = arguments.ca_out or Path(directory) / "ca.pem"
             ca.write_bytes(server.ca_pem)
             where = {"endpoint": server.endpoint, "ca": str(ca), "udp_port": server.udp_port}
-            if arguments.main_gateway:
+            if server.main_gateway is not None:
                 where |= {"api": server.api, "gateway": server.gateway_url}
+                where |= {"guild": str(GUILD_ID), "channels": [str(channel_id) for channel_id in CHANNEL_IDS]}
             print(json.dumps(where), flush=True)
+            if server.main_gateway is not None:
+                await take_orders(server.main_gateway, stopped, console)
             await stopped.wait()
             identified = len(server.records(op=0, direction="in"))
     console.say(f"served {identified} sessions")
     console.result({"ok": True, "sessions": identified})
     return 0
+
+
+async def take_orders(gateway: MainGateway, stopped: asyncio.Event, console: Console) -> None:
+    """Do what lines on stdin say, until we are stopped."""
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+    watch_lines(lines.put_nowait)
+    stopping = asyncio.create_task(stopped.wait())
+    stopping.add_done_callback(lambda _: lines.put_nowait(None))
+    while (line := await lines.get()) is not None:
+        try:
+            await obey(gateway, line)
+            console.say(f"done: {line}")
+        except VoiceError as error:
+            console.say(f"not done: {error}")

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future as ConcurrentFuture
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from voicegw.client import VoiceClient as Call
-from voicegw.effects import Closed, Notice
-from voicegw.frameworks.call import require
+from voicegw.effects import Closed, Notice, Reconnecting
+from voicegw.errors import NotAudio
+from voicegw.frameworks.call import id_of, require
 from voicegw.media.heard import HeardFrame
 from voicegw.media.listeners import Listening
-from voicegw.media.playback import Playback
+from voicegw.media.live import AsyncIteratorSource
+from voicegw.media.playback import HowToPlay, Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
 from voicegw.signalling import SignallingReceiver
@@ -27,7 +29,7 @@ __all__ = ["VoiceClient"]
 
 Result = TypeVar("Result")
 
-hata = require("hata", "hata", "KOKORO")
+hata = require("hata", "hata", "VoiceServerUpdateEvent")
 scarletio = require("scarletio", "hata", "Future")
 
 
@@ -80,6 +82,31 @@ async def on_hatas_loop(work: Callable[[], Any]) -> Any:
     return await waiter
 
 
+def adapt(source: Any) -> Source:
+    """An `AudioSource` of hata's as one of ours; ours as it is.
+
+    Raises:
+        NotAudio: it gives another kind of PCM than 48 kHz stereo.
+    """
+    if not hasattr(source, "AUDIO_SETTINGS"):
+        ours: Source = source
+        return ours
+    settings = source.AUDIO_SETTINGS
+    if source.NEEDS_ENCODE and (settings.sampling_rate, settings.channels) != (48_000, 2):
+        raise NotAudio(f"{settings.sampling_rate} Hz in {settings.channels} channels; it must be 48000 Hz stereo")
+    return AsyncIteratorSource(_pieces(source), is_opus=not source.NEEDS_ENCODE)
+
+
+async def _pieces(source: Any) -> AsyncIterator[bytes]:
+    """What hata's source gives, read on hata's loop."""
+    try:
+        await on_hatas_loop(source.postprocess)
+        while (piece := await on_hatas_loop(source.read)) is not None:
+            yield piece
+    finally:
+        await on_hatas_loop(source.cleanup)
+
+
 class ShardSignalling:
     """Op 4 through hata's gateway."""
 
@@ -112,6 +139,8 @@ class VoiceClient:
             user_id=client.id, guild_id=guild_id, channel_id=channel_id, signalling=ShardSignalling(client), **options
         )
         self.call.add_listener(self._note)
+        self._session_id = self._shard.session_id
+        client.events(self._ready, name="ready")
         client.voice_clients[guild_id] = self
 
     @classmethod
@@ -122,12 +151,9 @@ class VoiceClient:
             VoiceError: as `voicegw.VoiceClient.connect`.
         """
 
-        async def connect() -> Self:
-            made = cls(client, channel.guild_id, channel.id, **options)
-            await made.call.connect(timeout_s=timeout_s)
-            return made
-
-        return await on_call_loop(connect())
+        made = cls(client, channel.guild_id, channel.id, **options)
+        await on_call_loop(made.call.connect(timeout_s=timeout_s))
+        return made
 
     # -- what a bot calls
 
@@ -139,31 +165,52 @@ class VoiceClient:
         """Is there a voice session, or one that resumes?"""
         return self.call.states["call"] == "connected"
 
-    async def play(self, source: Source) -> Playback:
-        """Play a source of ours instead of what was played before; `await voice.run(playback.wait())` is its end."""
+    async def play(self, source: Any, **how: Unpack[HowToPlay]) -> Playback:
+        """Play a source of ours or of hata's instead of what was played before.
 
-        async def play() -> Playback:
-            return self.call.play(source)
+        `how` is as in `voicegw.VoiceClient.play`, and `await voice.run(playback.wait())` is its end.
 
-        return await on_call_loop(play())
+        Raises:
+            NotAudio: it gives another kind of PCM than 48 kHz stereo.
+        """
+        adapted = adapt(source)
+        return await self._on_call_loop(lambda: self.call.play(adapted, **how))
+
+    async def append(self, source: Any) -> Playback:
+        """Play a source when all that was given before has ended.
+
+        Raises:
+            NotAudio: it gives another kind of PCM than 48 kHz stereo.
+        """
+        adapted = adapt(source)
+        return await self._on_call_loop(lambda: self.call.player.queue(adapted))
+
+    def is_playing(self) -> bool:
+        """Is something being played, and not paused?"""
+        playing = self.call.player.playing
+        return playing is not None and not playing.paused
+
+    def is_paused(self) -> bool:
+        """Is what was played paused?"""
+        playing = self.call.player.playing
+        return playing is not None and playing.paused
+
+    async def pause(self) -> None:
+        """Be silent until `resume`."""
+        await self._with_playing(Playback.pause)
+
+    async def resume(self) -> None:
+        """Go on where `pause` came."""
+        await self._with_playing(Playback.resume)
 
     async def stop(self) -> None:
         """End what is played."""
-
-        async def stop() -> None:
-            playing = self.call.player.playing
-            if playing is not None:
-                playing.stop()
-
-        await on_call_loop(stop())
+        await self._with_playing(Playback.stop)
 
     async def listen(self, sink: Sink | Callable[[HeardFrame], None]) -> Listening:
         """Give what the others say to `sink`; `await voice.run(listening.stop())` ends it."""
 
-        async def listen() -> Listening:
-            return self.call.listen(sink)
-
-        return await on_call_loop(listen())
+        return await self._on_call_loop(lambda: self.call.listen(sink))
 
     async def move_to(self, channel: Any, timeout_s: float = 30.0) -> None:
         """Go to another channel of the guild.
@@ -171,7 +218,7 @@ class VoiceClient:
         Raises:
             VoiceError: as `voicegw.VoiceClient.move_to`.
         """
-        await on_call_loop(self.call.move_to(channel.id, timeout_s=timeout_s))
+        await on_call_loop(self.call.move_to(id_of(channel), timeout_s=timeout_s))
 
     async def disconnect(self) -> None:
         """Leave the channel."""
@@ -194,7 +241,7 @@ class VoiceClient:
 
     async def _create_socket(self, event: Any) -> None:
         server = {"guild_id": str(event.guild_id), "token": event.token, "endpoint": event.endpoint}
-        call_loop().call_soon_threadsafe(self.call.voice_server_update, server)
+        self._tell(self.call.voice_server_update, server)
 
     async def _disconnect(self, force: bool = False, terminate: bool = True) -> None:
         if terminate:
@@ -202,13 +249,54 @@ class VoiceClient:
         else:
             self._tell_state(None, "")
 
+    # -- what happens to the bot's own session
+
+    async def _ready(self, client: Any) -> None:
+        """hata calls this whenever it has logged in anew: the voice session ids from before are dead.
+
+        It may belong to the login that we have joined with, or to another shard's.
+        """
+        if self._shard.session_id not in (None, self._session_id):
+            self._session_id = self._shard.session_id
+            guild = hata.GUILDS.get(self.guild_id)
+            if guild is not None and guild.voice_states is not None:
+                guild.voice_states.pop(client.id, None)  # hata would keep the dead session id for the next voice state
+            self._tell(self.call.main_session_started)
+
+    @property
+    def _shard(self) -> Any:
+        return self.client.gateway_for(self.guild_id)
+
     # -- inside
+
+    async def _on_call_loop(self, work: Callable[[], Result]) -> Result:
+        async def run() -> Result:
+            return work()
+
+        return await on_call_loop(run())
+
+    async def _with_playing(self, do: Callable[[Playback], None]) -> None:
+        def work() -> None:
+            if self.call.player.playing is not None:
+                do(self.call.player.playing)
+
+        await self._on_call_loop(work)
+
+    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
+        call_loop().call_soon_threadsafe(method, *arguments)
 
     def _tell_state(self, channel_id: int | None, session_id: str) -> None:
         own = {"guild_id": str(self.guild_id), "user_id": str(self.client.id), "session_id": session_id}
-        state = {**own, "channel_id": str(channel_id) if channel_id else None}
-        call_loop().call_soon_threadsafe(self.call.voice_state_update, state)
+        self._tell(self.call.voice_state_update, {**own, "channel_id": str(channel_id) if channel_id else None})
 
     def _note(self, notice: Notice) -> None:
-        if isinstance(notice, Closed) and self.client.voice_clients.get(self.guild_id) is self:
+        if isinstance(notice, Reconnecting) and self._shard.session_id is None:  # hata says so nowhere else
+            self._tell(self.call.main_session_lost)
+        elif isinstance(notice, Closed):
+            hata.KOKORO.call_soon_thread_safe(self._forget)
+
+    def _forget(self) -> None:
+        """Be no longer the guild's voice client."""
+        self.client.events.remove(self._ready, name="ready")
+        if self.client.voice_clients.get(self.guild_id) is self:
             del self.client.voice_clients[self.guild_id]

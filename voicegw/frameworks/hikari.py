@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from voicegw.client import VoiceClient
-from voicegw.effects import Closed, Notice
-from voicegw.frameworks.call import FrameworkCall, require
+from voicegw.frameworks.call import FrameworkCall, id_of, require
 from voicegw.signalling import SignallingReceiver
 
 __all__ = ["VoiceConnection"]
@@ -55,6 +54,11 @@ class VoiceConnection(FrameworkCall, api.VoiceConnection):  # type: ignore[misc,
         self._shard_id = shard_id
         self._on_close = on_close
         self._unregistering: asyncio.Future[None] | None = None
+        self._subscriptions = (
+            (hikari.ShardDisconnectedEvent, self._disconnected),
+            (hikari.ShardReadyEvent, self._begun_anew),
+            (hikari.ShardResumedEvent, self._resumed),
+        )
 
     @classmethod
     async def initialize(
@@ -88,6 +92,9 @@ class VoiceConnection(FrameworkCall, api.VoiceConnection):  # type: ignore[misc,
         )
         connection = cls(voice, owner, shard_id, on_close)
         guild = str(int(guild_id))
+        shown = app.cache.get_voice_state(guild_id, user_id)  # as `connect_to(mute=..., deaf=...)` has asked for
+        if shown is not None:
+            voice.mute(self_mute=shown.is_self_muted, self_deaf=shown.is_self_deafened)
 
         def answer() -> None:
             own = {"guild_id": guild, "channel_id": str(int(channel_id)), "user_id": str(int(user_id))}
@@ -110,8 +117,9 @@ class VoiceConnection(FrameworkCall, api.VoiceConnection):  # type: ignore[misc,
             raise
         finally:
             app.event_manager.unsubscribe(hikari.VoiceEvent, meanwhile)
-        app.event_manager.subscribe(hikari.ShardReadyEvent, connection._started_afresh)
-        voice.add_listener(connection._note)
+        connection.take(voice)
+        for event, callback in connection._subscriptions:
+            app.event_manager.subscribe(event, callback)
         return connection
 
     # -- what hikari asks
@@ -170,17 +178,28 @@ class VoiceConnection(FrameworkCall, api.VoiceConnection):  # type: ignore[misc,
         Raises:
             VoiceError: as `voicegw.VoiceClient.move_to`.
         """
-        await self.voice.move_to(int(channel), timeout_s=timeout_s)
+        await self.voice.move_to(id_of(channel), timeout_s=timeout_s)
+
+    # -- what happens to the bot's own session
+
+    async def _disconnected(self, event: Any) -> None:
+        """The shard forgets its session's id where it was invalidated, and keeps it where it may be resumed."""
+        if event.shard.id == self._shard_id and getattr(event.shard, "_session_id", "") is None:
+            self.voice.main_session_lost()
+
+    async def _begun_anew(self, event: Any) -> None:
+        """The shard has identified anew: its voice session ids are dead."""
+        if event.shard.id == self._shard_id:
+            self.voice.main_session_started()
+
+    async def _resumed(self, event: Any) -> None:
+        if event.shard.id == self._shard_id:
+            self.voice.main_session_resumed()
 
     # -- inside
 
-    async def _started_afresh(self, event: Any) -> None:
-        """The shard has identified anew: its voice session ids are dead."""
-        if event.shard.id == self._shard_id:
-            self.voice.main_session_lost()
-            self.voice.main_session_started()
-
-    def _note(self, notice: Notice) -> None:
-        if isinstance(notice, Closed):
-            self._owner._app.event_manager.unsubscribe(hikari.ShardReadyEvent, self._started_afresh)
-            self._unregistering = asyncio.ensure_future(self._on_close(self))
+    def ended(self) -> None:
+        """Be no longer the guild's voice connection."""
+        for event, callback in self._subscriptions:
+            self._owner._app.event_manager.unsubscribe(event, callback)
+        self._unregistering = asyncio.ensure_future(self._on_close(self))

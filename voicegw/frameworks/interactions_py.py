@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Self
 
 from voicegw.client import VoiceClient as Call
-from voicegw.effects import Closed, Notice
-from voicegw.frameworks.call import FrameworkCall, require
+from voicegw.effects import Connected, Moved, Notice
+from voicegw.frameworks.audio import FRAME_BYTES, filled
+from voicegw.frameworks.call import FrameworkCall, id_of, require
 from voicegw.media.sources import Source
 from voicegw.signalling import SignallingReceiver
 
 __all__ = ["VoiceClient"]
 
 interactions = require("interactions", "interactions.py", "Listener")
-FRAME_BYTES = 3840
+PAUSE_S = 0.02
 
 
 class AudioSource:
-    """A `BaseAudio` of interactions.py that gives PCM (`Audio`, `AudioVolume`) as a source of ours."""
+    """A `BaseAudio` of interactions.py (`Audio`, `AudioVolume`) as a source of ours.
 
-    is_opus = False
+    Where it has nothing yet, but more is to come (`locked_stream`, or not `audio_complete`), `read` waits for it.
+    """
 
     def __init__(self, audio: Any) -> None:
-        self._audio = audio
+        self.audio = audio
+        self.is_opus = not audio.needs_encode
+        self._aborted = threading.Event()
 
     def read(self) -> bytes:
-        """The next 20 ms; a short last frame is filled with silence."""
-        frame = bytes(self._audio.read(FRAME_BYTES))
-        return frame and frame.ljust(FRAME_BYTES, b"\0")
+        """The next 20 ms, b"" at the end."""
+        while not self._aborted.is_set():
+            over = not self.audio.locked_stream and self.audio.audio_complete  # asked first: the last read may follow
+            frame = bytes(self.audio.read(FRAME_BYTES))
+            if frame or over:
+                return frame if self.is_opus else filled(frame)
+            self._aborted.wait(PAUSE_S)
+        return b""
+
+    def abort(self) -> None:
+        """End a `read` that waits in another thread."""
+        self._aborted.set()
 
     def close(self) -> None:
         """Let the audio clean up."""
-        self._audio.cleanup()
+        self.audio.cleanup()
 
 
 class ClientSignalling:
@@ -46,7 +60,8 @@ class ClientSignalling:
             for name, take in (
                 ("raw_voice_state_update", self._voice_state),
                 ("raw_voice_server_update", self._voice_server),
-                ("websocket_ready", self._started_afresh),
+                ("websocket_ready", self._begun_anew),
+                ("resume", self._resumed),
             )
         ]
 
@@ -77,11 +92,15 @@ class ClientSignalling:
         if self._receiver is not None:
             self._receiver.voice_server_update(event.data)
 
-    async def _started_afresh(self, event: Any) -> None:
-        """The bot has identified anew: its voice session ids are dead."""
-        if isinstance(self._receiver, Call):
-            self._receiver.main_session_lost()
+    async def _begun_anew(self, event: Any) -> None:
+        """A shard has identified anew: the voice session ids of its guilds are dead."""
+        shard = self._client.get_guild_websocket(self._guild_id).shard
+        if isinstance(self._receiver, Call) and event.data.get("shard", [0])[0] == shard[0]:
             self._receiver.main_session_started()
+
+    async def _resumed(self, event: Any) -> None:
+        if isinstance(self._receiver, Call):
+            self._receiver.main_session_resumed()
 
 
 class VoiceClient(FrameworkCall):
@@ -91,14 +110,14 @@ class VoiceClient(FrameworkCall):
         client, guild_id = channel.client, int(channel.guild.id)
         self.channel = channel
         self._signalling = ClientSignalling(client, guild_id)
-        self.voice = Call(
+        voice = Call(
             user_id=int(client.user.id),
             guild_id=guild_id,
             channel_id=int(channel.id),
             signalling=self._signalling,
             **options,
         )
-        self.voice.add_listener(self._note)
+        self.take(voice)
 
     @classmethod
     async def connect_to(cls, channel: Any, *, timeout_s: float = 30.0, **options: Any) -> Self:
@@ -117,8 +136,7 @@ class VoiceClient(FrameworkCall):
         Raises:
             VoiceError: as `voicegw.VoiceClient.move_to`.
         """
-        await self.voice.move_to(int(channel.id), timeout_s=timeout_s)
-        self.channel = channel
+        await self.voice.move_to(id_of(channel), timeout_s=timeout_s)
 
     async def disconnect(self) -> None:
         """Leave the channel."""
@@ -128,6 +146,13 @@ class VoiceClient(FrameworkCall):
         """A `BaseAudio` as a source of ours; ours as it is."""
         return AudioSource(source) if hasattr(source, "audio_complete") else source
 
-    def _note(self, notice: Notice) -> None:
-        if isinstance(notice, Closed):
-            self._signalling.detach()
+    # -- inside
+
+    def noted(self, notice: Notice) -> None:
+        super().noted(notice)
+        if isinstance(notice, Connected | Moved):
+            self.channel = self.channel.client.get_channel(notice.channel_id) or self.channel
+
+    def ended(self) -> None:
+        """Listen to the bot's gateway no more."""
+        self._signalling.detach()

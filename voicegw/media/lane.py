@@ -107,6 +107,8 @@ class Lane:
 
     def _held(self, feed: Feed) -> bool:
         if self.real_time:
+            if feed.ended and not feed.frames:
+                return self._without(feed)
             self.skip(1)
             if not feed.busy and len(feed.frames) <= feed.low:
                 feed.refill()

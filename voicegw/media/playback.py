@@ -108,6 +108,10 @@ class Playback:
         if self.error is not None:
             raise self.error
 
+    def add_done_callback(self, callback: Callable[[Playback], None]) -> None:
+        """Call `callback(playback)` on the event loop as soon as `wait` would return or raise."""
+        self._closed.add_done_callback(lambda _: callback(self))
+
     async def progress(self, every_s: float = 1.0) -> AsyncIterator[float]:
         """The position, now and again until it has ended."""
         while not self._over:

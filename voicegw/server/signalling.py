@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from voicegw.errors import VoiceError
 from voicegw.signalling import Credentials, SignallingReceiver
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ class LocalSignalling:
 
     def hand_over(self) -> None:
         """Another voice server for the same voice state, as a region change brings it: a new token only."""
-        assert self._credentials is not None
-        old = self._credentials
+        old = self._present()
         self._credentials = self._server.admit(
             guild_id=old.guild_id, channel_id=old.channel_id, user_id=old.user_id, session_id=old.session_id
         )
@@ -73,8 +73,7 @@ class LocalSignalling:
     def remove_server(self) -> None:
         """The voice server went away: a null endpoint."""
         assert self._receiver is not None
-        assert self._credentials is not None
-        token = self._credentials.token.reveal()
+        token = self._present().token.reveal()
         self._receiver.voice_server_update({"guild_id": str(self._guild_id), "token": token, "endpoint": None})
 
     def forget(self) -> None:
@@ -83,7 +82,13 @@ class LocalSignalling:
 
     async def kick(self) -> None:
         """Take the user out: the voice websocket is closed with 4014."""
+        self._present()
         await self._leave()
+
+    def _present(self) -> Credentials:
+        if self._credentials is None:
+            raise VoiceError(f"user {self._user_id} is in no voice channel")
+        return self._credentials
 
     async def _leave(self) -> None:
         credentials, self._credentials = self._credentials, None
