@@ -340,7 +340,7 @@ async def test_no_nonce_is_used_twice_over_resume_and_rejoin(server: VoiceServer
     await alice.wait_for(lambda: Connected(CHANNEL) in seen)
     await encrypted(alice, bob)
     await say(alice, bob)
-    assert len(used) == len(set(used)) == 60
+    assert len(used) == len(set(used)) >= 60
     assert len({key for key, _ in used}) == 2
 
 
