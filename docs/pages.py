@@ -20,6 +20,7 @@ from voicegw.tables.load import load_table, table_names
 
 ROOT = Path(__file__).parent.parent
 ARRIVING = {"mutation.md", "speed.md", "view.md", "interop.md", "fleet.md"}
+FILE = re.compile(r"<!-- the file (\S+) -->")
 PROMISES = "<!-- the README's promises -->"
 PICTURES = re.compile(r"```mermaid\n.*?^The same as a picture: [^\n]*\n", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
@@ -53,7 +54,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links that lead out of the site become the names of what they lead to."""
+    """Put in what other files say; links that lead out of the site become the names of what they lead to."""
 
     def inside(found: re.Match[str]) -> str:
         text, target, anchor = found[1], found[2], found[3] or ""
@@ -69,7 +70,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return text
         return found[0]
 
-    return LINK.sub(inside, markdown.replace(PROMISES, promises()))
+    drawn = FILE.sub(lambda found: listing(found[1]), markdown.replace(PROMISES, promises()))
+    return LINK.sub(inside, drawn)
+
+
+def listing(name: str) -> str:
+    """A program of the project, whole."""
+    return f"```python\n{(ROOT / name).read_text(encoding='utf-8')}```"
 
 
 def promises() -> str:

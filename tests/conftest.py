@@ -33,6 +33,28 @@ async def server() -> AsyncIterator[VoiceServer]:
 
 
 @pytest.fixture
+async def local_discord() -> AsyncIterator[VoiceServer]:
+    """A local voice server with a main gateway that bots log in to."""
+    async with VoiceServer(main_gateway=True) as running:
+        yield running
+
+
+@pytest.fixture
+def place(local_discord: VoiceServer, tmp_path: Path) -> Path:
+    """A file with what `voicegw serve --main-gateway` would have printed."""
+    (tmp_path / "ca.pem").write_bytes(local_discord.ca_pem)
+    words = {
+        "endpoint": local_discord.endpoint,
+        "ca": str(tmp_path / "ca.pem"),
+        "api": local_discord.api,
+        "gateway": local_discord.gateway_url,
+    }
+    path = tmp_path / "server.json"
+    path.write_text(json.dumps(words), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
 async def make_client() -> AsyncIterator[MakeClient]:
     """Makes clients of a server and closes them in the end."""
     made: list[VoiceClient] = []

@@ -34,27 +34,6 @@ SONG = ROOT / "voicegw" / "media" / "demo.ogg"
 TOKEN = f"{ALICE}.a-token"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[VoiceServer]:
-    async with VoiceServer(main_gateway=True) as running_server:
-        yield running_server
-
-
-@pytest.fixture
-def place(server: VoiceServer, tmp_path: Path) -> Path:
-    """What `voicegw serve --main-gateway` would have printed."""
-    (tmp_path / "ca.pem").write_bytes(server.ca_pem)
-    words = {
-        "endpoint": server.endpoint,
-        "ca": str(tmp_path / "ca.pem"),
-        "api": server.api,
-        "gateway": server.gateway_url,
-    }
-    path = tmp_path / "server.json"
-    path.write_text(json.dumps(words), encoding="utf-8")
-    return path
-
-
 @asynccontextmanager
 async def somebody(server: VoiceServer) -> AsyncIterator[tuple[VoiceClient, MeasuringSink]]:
     """Another user in the first channel."""
@@ -74,12 +53,12 @@ async def somebody(server: VoiceServer) -> AsyncIterator[tuple[VoiceClient, Meas
 
 
 @asynccontextmanager
-async def locally(*arguments: str | Path) -> AsyncIterator[Process]:
+async def locally(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> AsyncIterator[Process]:
     """`python -m voicegw.testing.locally`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "voicegw.testing.locally", *map(str, arguments)),
-        cwd=ROOT,
-        env={**os.environ, "DISCORD_TOKEN": TOKEN},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DISCORD_TOKEN": TOKEN, **environment},
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
@@ -105,14 +84,14 @@ def example(name: str) -> Path:
     return ROOT / "examples" / name
 
 
-async def test_the_soundboard_plays_what_a_line_names(server: VoiceServer, place: Path, tmp_path: Path) -> None:
+async def test_the_soundboard_plays_what_a_line_names(local_discord: VoiceServer, place: Path, tmp_path: Path) -> None:
     sounds = tmp_path / "sounds"
     sounds.mkdir()
     for name, hz in (("low", 330), ("high", 880)):
         with_tone = WavWriter(sounds / f"{name}.wav")
         with_tone.write(read_pcm(ToneSource(hz, 0.5)))
         with_tone.close()
-    async with somebody(server) as (client, sink):
+    async with somebody(local_discord) as (client, sink):
         board = (place, example("soundboard.py"), str(GUILD_ID), str(CHANNEL_IDS[0]), sounds)
         async with locally(*board) as process:
             assert process.stdin is not None
@@ -128,8 +107,8 @@ async def test_the_soundboard_plays_what_a_line_names(server: VoiceServer, place
             assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
-async def test_the_transcription_hook_gets_each_utterance(server: VoiceServer, place: Path) -> None:
-    async with somebody(server) as (client, _):
+async def test_the_transcription_hook_gets_each_utterance(local_discord: VoiceServer, place: Path) -> None:
+    async with somebody(local_discord) as (client, _):
         hook = (place, example("transcription.py"), str(GUILD_ID), str(CHANNEL_IDS[0]))
         async with locally(*hook) as process:
             assert await line(process) == "listening"
@@ -138,7 +117,7 @@ async def test_the_transcription_hook_gets_each_utterance(server: VoiceServer, p
             text = await line(process)
             assert text.startswith(f"{BOB} (")
             assert "s of speech, peak" in text
-            await server.disconnect(ALICE)
+            await local_discord.disconnect(ALICE)
 
 
 # -- commands, as a bot and a user see them
@@ -192,11 +171,11 @@ PLAY = {"name": "play", "options": [{"name": "song", "type": 3}, {"name": "times
 CALLBACK = "interactions/{id}/{token}/callback"
 
 
-async def test_a_command_reaches_the_bot_and_its_answer_comes_back(server: VoiceServer) -> None:
-    async with connected(server) as (bot, socket):
+async def test_a_command_reaches_the_bot_and_its_answer_comes_back(local_discord: VoiceServer) -> None:
+    async with connected(local_discord) as (bot, socket):
         await bot.register(PLAY)
         asking = asyncio.create_task(
-            local(server).commands.ask(ALICE, BOB, CHANNEL_IDS[1], "play", song="a", times="3")
+            local(local_discord).commands.ask(ALICE, BOB, CHANNEL_IDS[1], "play", song="a", times="3")
         )
         asked = await bot.answer(socket, ("POST", CALLBACK, {"type": 4, "data": {"content": "yes"}}))
         assert await asking == "yes"
@@ -205,19 +184,19 @@ async def test_a_command_reaches_the_bot_and_its_answer_comes_back(server: Voice
         assert [option["value"] for option in asked["data"]["options"]] == ["a", 3]
 
 
-async def test_an_answer_may_be_put_off(server: VoiceServer) -> None:
+async def test_an_answer_may_be_put_off(local_discord: VoiceServer) -> None:
     later = "webhooks/{application}/{token}/messages/@original"
-    async with connected(server) as (bot, socket):
+    async with connected(local_discord) as (bot, socket):
         await bot.register(PLAY)
-        asking = asyncio.create_task(local(server).commands.ask(ALICE, BOB, CHANNEL_IDS[0], "play"))
+        asking = asyncio.create_task(local(local_discord).commands.ask(ALICE, BOB, CHANNEL_IDS[0], "play"))
         await bot.answer(
             socket, ("POST", CALLBACK, {"type": 5}), ("GET", later, None), ("PATCH", later, {"content": "at last"})
         )
         assert await asking == "at last"
 
 
-async def test_who_tries_a_bot_gives_its_commands_from_outside(server: VoiceServer, place: Path) -> None:
-    async with somebody(server), connected(server) as (bot, socket):
+async def test_who_tries_a_bot_gives_its_commands_from_outside(local_discord: VoiceServer, place: Path) -> None:
+    async with somebody(local_discord), connected(local_discord) as (bot, socket):
         await bot.register({"name": "now"})
         async with locally(place, "/now") as process:
             reply = {"type": 4, "data": {"content": "nothing"}}
@@ -230,12 +209,14 @@ async def test_who_tries_a_bot_gives_its_commands_from_outside(server: VoiceServ
             assert process.returncode == 1
 
 
-async def test_commands_that_cannot_be_answered_say_so(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commands_that_cannot_be_answered_say_so(
+    local_discord: VoiceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("voicegw.server.commands.ANSWER_S", 0.05)
-    commands = local(server).commands
+    commands = local(local_discord).commands
     with pytest.raises(VoiceError, match="not logged in"):
         await commands.ask(ALICE, BOB, CHANNEL_IDS[0], "play")
-    async with connected(server) as (bot, _):
+    async with connected(local_discord) as (bot, _):
         with pytest.raises(VoiceError, match="it has none"):
             await commands.ask(ALICE, BOB, CHANNEL_IDS[0], "play")
         await bot.register(PLAY)
@@ -247,8 +228,8 @@ async def test_commands_that_cannot_be_answered_say_so(server: VoiceServer, monk
             assert response.status == 404
 
 
-async def test_messages_of_bots_are_kept(server: VoiceServer) -> None:
-    async with connected(server) as (bot, _):
+async def test_messages_of_bots_are_kept(local_discord: VoiceServer) -> None:
+    async with connected(local_discord) as (bot, _):
         url = f"{bot.api}/channels/{CHANNEL_IDS[0]}/messages"
         async with bot.session.post(url, json={"content": "hear, hear"}) as response:
             assert (await response.json())["author"]["id"] == str(ALICE)
@@ -257,4 +238,7 @@ async def test_messages_of_bots_are_kept(server: VoiceServer) -> None:
         form.add_field("files[0]", b"abc", filename="a.txt")
         async with bot.session.post(url, data=form) as response:
             assert response.status == 200
-        assert local(server).commands.messages == [(CHANNEL_IDS[0], "hear, hear"), (CHANNEL_IDS[0], "with a file")]
+        assert local(local_discord).commands.messages == [
+            (CHANNEL_IDS[0], "hear, hear"),
+            (CHANNEL_IDS[0], "with a file"),
+        ]
