@@ -127,6 +127,27 @@ def test_after_a_stall_three_frames_catch_up_and_the_rest_of_the_time_goes(stall
     assert pacer.stats.skipped == pytest.approx(sum(stream.skipped for stream in streams), abs=len(streams))
 
 
+@pytest.mark.parametrize("stall_s", [0.0, 0.07, 30.0])
+def test_who_may_not_speak_any_more_sends_nothing_though_it_wakes_late(stall_s: float) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    until = 51.0
+    pacer.may_speak = lambda: clock.now < until
+    streams = [Stream(clock) for _ in range(40)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, until - 0.01)
+    clock.now += stall_s  # the process stood still, and the right to speak ended meanwhile
+    drive(pacer, clock, clock.now + 1.0)
+    assert all(max(stream.sent) < until for stream in streams)
+    until = math.inf
+    drive(pacer, clock, clock.now + 1.0)
+    for stream in streams:
+        assert len(stream.sent) + stream.skipped == pytest.approx((clock.now - stream.began[0]) / FRAME_S, abs=2)
+        again = [at for at in stream.sent if at > 51.0]
+        assert min(later - at for at, later in itertools.pairwise(again)) > LEAST_GAP_S  # no burst
+
+
 def test_a_stream_that_is_over_or_fails_leaves_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     pacer = made(clock)

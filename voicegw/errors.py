@@ -28,6 +28,7 @@
     |   |-- E2EERequired            policy or server demands end-to-end encryption and it cannot be had
     |   |-- DaveNotFound            no usable MLS library (davey) on this machine
     |   `-- GroupError              an MLS message that does not fit our group
+    |-- FleetError                  the fleet cannot be reached, or cannot do what was asked
     `-- AudioError
         |-- OpusNotFound            no usable libopus on this machine
         |-- NotAudio                a file or frame that is not audio we can read
@@ -188,6 +189,10 @@ class DaveNotFound(E2EEError):
 
 class GroupError(E2EEError):
     """An MLS message that does not fit the group we are in."""
+
+
+class FleetError(VoiceError):
+    """The fleet cannot be reached, has no room, or does not know what was asked for; the message says what to do."""
 
 
 class AudioError(VoiceError):

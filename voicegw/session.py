@@ -9,8 +9,10 @@ from voicegw.core.call import CallSession
 from voicegw.core.dave import DaveSession
 from voicegw.core.gateway import GatewaySession
 from voicegw.core.heartbeat import HeartbeatSession
+from voicegw.core.lease import LeaseSession
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.main_gateway import MainGatewaySession
+from voicegw.core.ownership import OwnershipSession
 from voicegw.core.shared import E2EEPolicy, Options, Shared
 from voicegw.core.speech import SpeechSession
 from voicegw.core.transport import TransportSession
@@ -26,8 +28,11 @@ SESSIONS: Mapping[str, type[MachineSession]] = {
     for session in (GatewaySession, HeartbeatSession, TransportSession, DaveSession, SpeechSession, CallSession)
 }
 
-# Every table's session: those of a call, and the login of a bot that has no framework.
-ALL_SESSIONS: Mapping[str, type[MachineSession]] = {**SESSIONS, MainGatewaySession.machine: MainGatewaySession}
+# Every table's session: those of a call, the login of a bot that has no framework, and a fleet's worker.
+ALL_SESSIONS: Mapping[str, type[MachineSession]] = {
+    **SESSIONS,
+    **{session.machine: session for session in (MainGatewaySession, LeaseSession, OwnershipSession)},
+}
 
 SESSION_PHASES = ("R", "U")  # of the gateway's states: there is a voice session that can be resumed
 

@@ -97,13 +97,18 @@ class _Turn:
 
 
 class Pacer:
-    """`clock` gives seconds, `cpu` the seconds that the driver has worked; `wake` asks for an earlier `run`."""
+    """`clock` gives seconds, `cpu` the seconds that the driver has worked; `wake` asks for an earlier `run`.
+
+    `may_speak`, where set, is asked once before each slot is served, also after a stall; while it says no, time goes by
+    and nothing leaves.
+    """
 
     def __init__(
         self, clock: Callable[[], float], wake: Callable[[], None], cpu: Callable[[], float] = lambda: 0.0
     ) -> None:
         self.turn = _Turn()
         self.clock = clock
+        self.may_speak: Callable[[], bool] | None = None
         self._wake = wake
         self._cpu = cpu
         self._slots: list[list[Paced]] = [[] for _ in range(SLOTS)]
@@ -176,8 +181,12 @@ class Pacer:
                 if due > now:
                     self._note_load(now)
                     return due
+                if self.may_speak is not None and not self.may_speak():
+                    self._catch_up(now, 0)
+                    self._note_load(now)
+                    continue
                 if now - due >= FRAME_S:
-                    self._catch_up(now)
+                    self._catch_up(now, CATCH_UP_FRAMES)
                     self._note_load(now)
                     continue
                 place = self._tick % SLOTS
@@ -211,12 +220,12 @@ class Pacer:
         for stream in over or ():
             self._drop(stream)
 
-    def _catch_up(self, now: float) -> None:
-        """A round or more was missed: three frames a stream at most, and the rest of the time is let go."""
+    def _catch_up(self, now: float, most: int) -> None:
+        """Time was missed: at most so many frames a stream leave, and the rest of the time is let go."""
         target = int((now - self._epoch) / SLOT_S) + 1
         for tick in range(self._tick, self._tick + SLOTS):
             place, missed = tick % SLOTS, max(0, (target - 1 - tick) // SLOTS + 1)
-            sent = min(missed, CATCH_UP_FRAMES)
+            sent = min(missed, most)
             for _ in range(sent):
                 self._serve(place)
             lost = missed - sent

@@ -92,7 +92,10 @@ class Relay:
             return  # keepalives; they are never answered
         ssrc = int.from_bytes(data[4:8] if kind == "rtcp" else data[8:12], "big")
         session = self._session_of(ssrc)
-        if session is None or session.cipher is None or session.address != address:
+        if session is None or session.cipher is None:
+            return
+        if session.address != address:
+            session.counters["datagrams from elsewhere"] += 1
             return
         session.counters["datagrams"] += 1
         try:

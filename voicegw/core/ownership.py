@@ -1,0 +1,202 @@
+"""One call in the hands of a fleet's worker: `states/ownership.toml`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+from voicegw.core.lease import is_due
+from voicegw.core.machine_session import MachineSession
+from voicegw.core.shared import Options, Shared
+from voicegw.effects import Effect
+from voicegw.events import DeadlinePassed
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSeen:
+    """The call has no owner; our turn comes `turn_s` seconds from now."""
+
+    name: ClassVar[str] = "offer_seen"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerSeen:
+    """Another has it, or it is gone."""
+
+    name: ClassVar[str] = "owner_seen"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimWon:
+    """The key names us."""
+
+    name: ClassVar[str] = "claim_won"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLost:
+    """The key had changed before our claim."""
+
+    name: ClassVar[str] = "claim_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class CallReady:
+    """The voice session is ready."""
+
+    name: ClassVar[str] = "call_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """The bot left, or the call failed for good."""
+
+    name: ClassVar[str] = "call_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class HandOverRequested:
+    """The worker drains, or others have more room."""
+
+    name: ClassVar[str] = "hand_over_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class CallFrozen:
+    """The document is kept."""
+
+    name: ClassVar[str] = "call_frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLapsed:
+    """The worker's lease has ended by its own clock."""
+
+    name: ClassVar[str] = "lease_lapsed"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRegained:
+    """Nobody has taken anything meanwhile."""
+
+    name: ClassVar[str] = "lease_regained"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """The call is another's."""
+
+    name: ClassVar[str] = "lease_lost"
+
+
+OwnershipEvent = (
+    OfferSeen
+    | OwnerSeen
+    | ClaimWon
+    | ClaimLost
+    | CallReady
+    | CallEnded
+    | HandOverRequested
+    | CallFrozen
+    | LeaseLapsed
+    | LeaseRegained
+    | LeaseLost
+    | DeadlinePassed
+)
+
+
+class OwnershipOrder(Enum):
+    """What the machine wants of the worker."""
+
+    CLAIM = auto()
+    OPEN = auto()
+    REOPEN = auto()
+    CONFIRM = auto()
+    FREEZE = auto()
+    OFFER = auto()
+    SUSPEND = auto()
+    ABANDON = auto()
+    REMOVE = auto()
+    REPORT_NOT_OPENED = auto()
+
+
+class OwnershipSession(MachineSession):
+    """Whose turn it is, and whether this worker is about to leave."""
+
+    __slots__ = ("orders", "turn_s", "worker_leaves")
+    machine: ClassVar[str] = "ownership"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.turn_s = 0.0
+        self.worker_leaves = False
+        self.orders: list[OwnershipOrder] = []
+
+    # deadlines and guards
+
+    def turn(self) -> float:
+        """Until it is our turn."""
+        return min(self.bound("turn_came"), self.turn_s)
+
+    def leaving(self, event: Any) -> bool:
+        """Does this worker drain?"""
+        return self.worker_leaves
+
+    # effects
+
+    def claim(self, event: Any) -> None:
+        """Put our name into the key."""
+        self.orders.append(OwnershipOrder.CLAIM)
+
+    def open_call(self, event: Any) -> None:
+        """Read the document; thaw, or join."""
+        self.orders.append(OwnershipOrder.OPEN)
+
+    def reopen(self, event: Any) -> None:
+        """Thaw what was suspended here."""
+        self.orders.append(OwnershipOrder.REOPEN)
+
+    def confirm(self, event: Any) -> None:
+        """Tell the one before us that it speaks."""
+        self.orders.append(OwnershipOrder.CONFIRM)
+
+    def freeze(self, event: Any) -> None:
+        """Be silent and keep the document."""
+        self.orders.append(OwnershipOrder.FREEZE)
+
+    def offer(self, event: Any) -> None:
+        """Take our name out of the key."""
+        self.orders.append(OwnershipOrder.OFFER)
+
+    def suspend(self, event: Any) -> None:
+        """Be silent and have the document here."""
+        self.orders.append(OwnershipOrder.SUSPEND)
+
+    def abandon(self, event: Any) -> None:
+        """Forget the call without a word to anybody."""
+        self.orders.append(OwnershipOrder.ABANDON)
+
+    def remove_call(self, event: Any) -> None:
+        """Leave where we have not left, and remove key and document."""
+        self.orders.append(OwnershipOrder.REMOVE)
+
+    def report_not_opened(self, event: Any) -> None:
+        """Tell the bot."""
+        self.orders.append(OwnershipOrder.REPORT_NOT_OPENED)
+
+
+class CallOwnership:
+    """The machine's door: `receive(event, now)` returns its orders, then timers, in the order of their carrying out."""
+
+    def __init__(self, user_id: int, guild_id: int) -> None:
+        self.shared = Shared(user_id, guild_id, Options())
+        self.session = OwnershipSession(self.shared)
+
+    def receive(self, event: OwnershipEvent, now: float) -> tuple[list[OwnershipOrder], list[Effect]]:
+        """Feed one event; a timer that was armed anew has no effect."""
+        if not is_due(event, self.shared, now):
+            return [], []
+        self.session.orders = []
+        self.session.fire(event)
+        return self.session.orders, self.shared.effects
