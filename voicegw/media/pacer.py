@@ -222,7 +222,7 @@ class Pacer:
 
     def _catch_up(self, now: float, most: int) -> None:
         """Time was missed: at most so many frames a stream leave, and the rest of the time is let go."""
-        target = int((now - self._epoch) / SLOT_S) + 1
+        target = max(self._tick, int((now - self._epoch) / SLOT_S)) + 1
         for tick in range(self._tick, self._tick + SLOTS):
             place, missed = tick % SLOTS, max(0, (target - 1 - tick) // SLOTS + 1)
             sent = min(missed, most)
