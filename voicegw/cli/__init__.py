@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from voicegw.cli import bench, bot, check, demo, diagram, doctor, join, record, serve, simulate, watch
+from voicegw.cli import bench, bot, check, demo, diagram, doctor, fleet, join, record, serve, simulate, watch
 from voicegw.cli.console import Console
 from voicegw.errors import VoiceError
 
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
         (simulate.add, simulate.run),
         (record.add_replay, record.run_replay),
         (record.add_explain, record.run_explain),
+        (fleet.add, fleet.run),
         (doctor.add, doctor.run),
         (bench.add, bench.run),
     ):

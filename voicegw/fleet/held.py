@@ -1,0 +1,307 @@
+"""One call in this worker's hands: carries out `states/ownership.toml`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, assert_never
+
+from voicegw.adapters.timers import Timers
+from voicegw.core.ownership import (
+    CallEnded,
+    CallFrozen,
+    CallOwnership,
+    CallReady,
+    ClaimLost,
+    ClaimWon,
+    LeaseLost,
+    OwnershipEvent,
+    OwnershipOrder,
+)
+from voicegw.effects import ArmTimer, CancelTimer, Closed
+from voicegw.errors import FleetError, VoiceError
+from voicegw.events import DeadlinePassed
+from voicegw.fleet.bus import Bus, NoAnswer, Overtaken
+from voicegw.fleet.document import CallDocument
+from voicegw.fleet.notices import notice_to
+from voicegw.fleet.sources import Openers
+from voicegw.fleet.speaker import Speaker
+from voicegw.fleet.view import CALL, CallEntry, ids_of
+from voicegw.frozen import FORMAT, FrozenCall
+
+RETRY_S: Final = 0.1
+
+_log = logging.getLogger("voicegw")
+
+
+class Holder(Protocol):
+    """The worker, as its calls see it."""
+
+    name: str
+    life: str
+    bus: Bus
+    openers: Openers
+    trust: Mapping[str, Any]
+
+    def may_speak(self) -> bool:
+        """Is the lease ours?"""
+
+    def let_go(self, call: HeldCall) -> None:
+        """The call is not in our hands any more."""
+
+    def confirm(self, call_id: str, before: str) -> None:
+        """Tell the worker that offered the call that it speaks."""
+
+
+class HeldCall:
+    """`revision` is the last that is known of the call's key; `before` who offered it."""
+
+    def __init__(self, worker: Holder, call_id: str, revision: int, before: str) -> None:
+        self.call_id = call_id
+        self.revision = revision
+        self.before = before
+        self._worker = worker
+        self._bus = worker.bus
+        guild_id, user_id = ids_of(call_id)
+        self._ownership = CallOwnership(user_id, guild_id)
+        self._loop = asyncio.get_running_loop()
+        self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)))
+        self._asking: asyncio.Task[None] | None = None
+        self._suspending: asyncio.Task[None] | None = None
+        self._speaker: Speaker | None = None
+        self._unserve: Callable[[], Awaitable[None]] | None = None
+        self._document: CallDocument | None = None
+        self._document_revision = 0
+        self._unsure = False
+        self._writing = asyncio.Lock()
+        self._doing = asyncio.Lock()
+
+    @property
+    def state(self) -> str:
+        """The state of `states/ownership.toml`."""
+        return self._ownership.session.state
+
+    @property
+    def over(self) -> bool:
+        """Is it out of our hands?"""
+        return self.state in self._ownership.session.table.final
+
+    def set_turn(self, seconds: float, leaving: bool) -> None:
+        """How long others have before us, and whether this worker drains."""
+        self._ownership.session.turn_s = seconds
+        self._ownership.session.worker_leaves = leaving
+
+    def feed(self, event: OwnershipEvent) -> None:
+        """Let the table decide, and carry out what it wants."""
+        orders, timers = self._ownership.receive(event, self._loop.time())
+        for timer in timers:
+            match timer:
+                case ArmTimer():
+                    self._timers.arm(timer)
+                case CancelTimer(name=name):
+                    self._timers.cancel(name)
+        for order in orders:
+            self._carry_out(order)
+        if self.over:
+            self._timers.cancel_all()
+            self._worker.let_go(self)
+
+    def _carry_out(self, order: OwnershipOrder) -> None:
+        match order:
+            case OwnershipOrder.CLAIM:
+                self._asking = self._bus.spawn(self._claim())
+            case OwnershipOrder.OPEN:
+                self._bus.spawn(self._open(read=True))
+            case OwnershipOrder.REOPEN:
+                self._bus.spawn(self._open(read=False))
+            case OwnershipOrder.CONFIRM:
+                self._worker.confirm(self.call_id, self.before)
+            case OwnershipOrder.FREEZE:
+                self._bus.spawn(self._freeze())
+            case OwnershipOrder.OFFER:
+                self._asking = self._bus.spawn(self._offer())
+            case OwnershipOrder.SUSPEND:
+                self._stop()
+                self._suspending = self._bus.spawn(self._suspend())
+            case OwnershipOrder.ABANDON:
+                self._stop()
+                self._bus.spawn(self._let_go())
+            case OwnershipOrder.REMOVE:
+                self._bus.spawn(self._remove())
+            case OwnershipOrder.REPORT_NOT_OPENED:
+                _log.warning("call %s could not be opened", self.call_id)
+            case _:
+                assert_never(order)
+
+    # -- the key
+
+    async def _claim(self) -> None:
+        entry = CallEntry(self._worker.name, self._worker.life, self.before, FORMAT)
+        try:
+            self.revision = await self._bus.leases.update(CALL + self.call_id, entry.to_bytes(), self.revision)
+        except Overtaken:
+            self.feed(ClaimLost())
+        except NoAnswer:
+            pass  # the deadline, or the bucket, decides
+        else:
+            self.feed(ClaimWon())
+
+    async def _offer(self) -> None:
+        entry = CallEntry(before=self._worker.name, document=FORMAT)
+        while True:
+            try:
+                self.revision = await self._bus.leases.update(CALL + self.call_id, entry.to_bytes(), self.revision)
+            except NoAnswer:
+                await asyncio.sleep(RETRY_S)
+            except Overtaken:
+                return  # ours all the same, where an answer was lost; else it is another's already
+            else:
+                return
+
+    async def _remove(self) -> None:
+        await self._unserved()
+        if self._speaker is not None:
+            await self._speaker.close()
+        for bucket, key, revision in (
+            (self._bus.leases, CALL + self.call_id, self.revision),
+            (self._bus.documents, self.call_id, self._document_revision),
+        ):
+            try:
+                await bucket.delete(key, revision)
+            except FleetError as error:
+                _log.warning("call %s is over, but its key is still there: %s", self.call_id, error)
+
+    # -- the call
+
+    async def _open(self, *, read: bool) -> None:
+        """From the document in the bucket, or with `read` False from the one that was suspended here."""
+        speaker = Speaker(
+            self._bus,
+            self.call_id,
+            self._worker.name,
+            self._worker.openers,
+            self._worker.trust,
+            self._write,
+            lambda error: self.feed(CallEnded()),
+        )
+        try:
+            if read:
+                await self._read()
+            elif self._suspending is not None:
+                await self._suspending
+            assert self._document is not None
+            self._document.life = self._worker.life
+            self._speaker = speaker
+            self._unserve = await self._bus.serve(self._bus.subject("call", self.call_id, "worker"), self._do)
+            await speaker.open(self._document)
+        except VoiceError as error:
+            if self._speaker in (speaker, None):  # else it was frozen while it was being opened
+                await self._bus.tell(speaker.bot, {"do": "hear", "notice": notice_to(Closed(error))})
+                self.feed(CallEnded())
+        else:
+            if self._speaker is speaker:
+                self.feed(CallReady())
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                entry = await self._bus.documents.read(self.call_id)
+                break
+            except NoAnswer:
+                await asyncio.sleep(RETRY_S)
+        if entry is None or entry.value is None:
+            raise FleetError(f"there is no document of call {self.call_id}")
+        self._document = CallDocument.from_bytes(entry.value, self._bus.seal, self.call_id)
+        self._document_revision = entry.revision
+
+    async def _freeze(self) -> None:
+        await self._unserved()
+        assert self._speaker is not None
+        frozen = await self._speaker.freeze()
+        if frozen is not None:
+            while True:
+                try:
+                    await self._write(frozen)
+                    break
+                except NoAnswer:
+                    await asyncio.sleep(RETRY_S)
+                except Overtaken:
+                    return
+        self.feed(CallFrozen())
+
+    async def _suspend(self) -> None:
+        speaker, self._speaker = self._speaker, None
+        frozen = await speaker.freeze() if speaker is not None else None
+        await self._unserved()
+        if frozen is not None and self._document is not None:
+            self._document.frozen = frozen.to_bytes(self._bus.seal.keys[0])
+
+    async def _let_go(self) -> None:
+        speaker, self._speaker = self._speaker, None
+        if speaker is not None:
+            await speaker.freeze()
+        await self._unserved()
+
+    async def _do(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the bot says: once, and kept before it is answered."""
+        document, speaker = self._document, self._speaker
+        if not self._worker.may_speak() or document is None or speaker is None:
+            return {"busy": True}  # whoever may speak for the call is to be asked again
+        number = asked.get("number")
+        if number is None:
+            return await speaker.do(asked)
+        async with self._doing:
+            if asked["bot"] == document.bot and number <= document.done:
+                return {"about": speaker.about()}
+            answer = await speaker.do(asked)
+            document.bot, document.done = asked["bot"], number
+            if asked["do"] in ("move",):
+                document.channel_id = asked["channel"]
+            await speaker.keep()
+            return answer
+
+    async def _write(self, frozen: FrozenCall) -> None:
+        """Make the document durable.
+
+        Raises:
+            NoAnswer: it may be.
+            Overtaken: somebody else writes it.
+        """
+        async with self._writing:
+            assert self._document is not None
+            self._document.frozen = frozen.to_bytes(self._bus.seal.keys[0])
+            data = self._document.to_bytes(self._bus.seal, self.call_id)
+            if self._unsure:
+                await self._look_again()
+            self._unsure = True
+            try:
+                self._document_revision = await self._bus.documents.update(self.call_id, data, self._document_revision)
+            except Overtaken:
+                self._unsure = False
+                self._loop.call_soon(self.feed, LeaseLost())
+                raise
+            self._unsure = False
+
+    async def _look_again(self) -> None:
+        """A write was not answered: was it done?"""
+        entry = await self._bus.documents.read(self.call_id)
+        if entry is None or entry.value is None or entry.revision == self._document_revision:
+            return
+        if CallDocument.from_bytes(entry.value, self._bus.seal, self.call_id).life == self._worker.life:
+            self._document_revision = entry.revision
+
+    async def _unserved(self) -> None:
+        unserve, self._unserve = self._unserve, None
+        if unserve is not None:
+            await unserve()
+
+    def _stop(self) -> None:
+        """Silence at once; what was asked about the key is not wanted any more.
+
+        A call that is being opened is not cancelled, which would be a leave: it ends when its client is frozen.
+        """
+        if self._speaker is not None:
+            self._speaker.hush()
+        if self._asking is not None:
+            self._asking.cancel()
