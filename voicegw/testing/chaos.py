@@ -20,6 +20,7 @@ from voicegw.events import (
     DialPostponed,
     Event,
     FrameRejected,
+    FreezeRequested,
     GroupRejected,
     HostWoke,
     JoinAbandoned,
@@ -179,7 +180,10 @@ class Chaos:
         if idle or name != WAIT:
             self._draw.seed(draw)
         if idle:
-            self._feed(JoinRequested(CHANNEL) if self._draw.random() > 0.002 else LeaveRequested())
+            first = self._draw.random()
+            self._feed(
+                JoinRequested(CHANNEL) if first > 0.002 else LeaveRequested() if first > 0.001 else FreezeRequested()
+            )
         if name == WAIT:
             world.advance(WAITS_S[draw % len(WAITS_S)])
             return
@@ -294,7 +298,7 @@ class Chaos:
     def nudge(self) -> Iterator[Event | Stamped]:
         """Something that one of the machines has a row for now."""
         machine = self._draw.choice(self.world.session.machines)
-        words = sorted(machine.table.enabled(machine.state) & SAMPLES.keys())
+        words = sorted((machine.table.enabled(machine.state) & SAMPLES.keys()) - {FreezeRequested.name})
         if words:
             source, event = self._draw.choice(SAMPLES[self._draw.choice(words)])
             if source == "websocket":
@@ -497,6 +501,18 @@ class Chaos:
         elif wish > 0.99:
             yield LeaveRequested()
 
+    def hand_over(self) -> Iterator[Event | Stamped]:
+        """The call goes to another process: frozen, or after a crash; its session may not be resumed there."""
+        world, draw = self.world, self._draw
+        if world.session.call.state == "closed":
+            return
+        if draw.random() < 0.3:
+            code = draw.choice(CLOSE_CODES)
+            world.instead["SendResume"] = lambda effect: [world._stamped(SocketClosed(code))]
+        self.fold()
+        world.hand_over(crash=draw.random() < 0.5, away_s=draw.choice((0.0, 0.05, 3.0, 70.0)))
+        yield from ()
+
     def wear(self) -> Iterator[Event | Stamped]:
         """The key is used up, the path is quiet, gone, or elsewhere."""
         what = self._draw.choice((KeyExhausted(), NoncesMet(), PathUnheard(), PathLost("ENETUNREACH"), PathMoved()))
@@ -536,6 +552,7 @@ HAPPENINGS: dict[str, Callable[[Chaos], Iterator[Event | Stamped]]] = {
         Chaos.moves,
         Chaos.departure,
         Chaos.bot,
+        Chaos.hand_over,
         Chaos.wear,
         Chaos.stall,
     )

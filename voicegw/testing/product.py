@@ -19,11 +19,13 @@ from voicegw.core.shared import Shared
 from voicegw.effects import ReleaseStream
 from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
 from voicegw.events import (
+    CallThawed,
     CommitIgnored,
     CommitMade,
     DeadlinePassed,
     Event,
     FrameRejected,
+    FreezeRequested,
     GroupJoined,
     GroupRejected,
     IdentityDiffered,
@@ -62,6 +64,7 @@ from voicegw.events import (
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, VoiceSession
 from voicegw.signalling import VoiceFlags
+from voicegw.snapshot import SessionSnapshot
 from voicegw.testing.invariants import forbidden
 from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
 from voicegw.wire.encryption import PREFERRED_MODES
@@ -94,6 +97,30 @@ MOST_DEADLINES = 20
 
 ERROR = ConnectionFailed("explored")
 KEY = Secret(bytes(32))
+
+FROZEN_AS = ("active", "waiting.group", "clear.only", "clear.upgrading", "refused")
+
+
+def _snapshot(dave: str) -> SessionSnapshot:
+    """A session of another process whose group was in that state."""
+    return SessionSnapshot(
+        channel_id=CHANNEL,
+        home=CHANNEL,
+        session_id=Secret(f"{CANARY} session"),
+        token=Secret(f"{CANARY} token"),
+        endpoint=ENDPOINT,
+        seq_ack=7,
+        ssrc=1,
+        media=(MEDIA, 1),
+        selected=("203.0.113.7", 1),
+        mode=PREFERRED_MODES[0],
+        secret_key=KEY,
+        users=(OTHER,),
+        dave=dave,
+        dave_protocol_version=0 if dave == "clear.only" else 1,
+        epoch=1 if dave == "active" else 0,
+    )
+
 
 WEBSOCKET: Mapping[str, Event] = {
     "socket opened": SocketOpened(),
@@ -151,6 +178,9 @@ OTHERS: Mapping[str, Event] = {
     "join elsewhere": JoinRequested(CHANNEL + 1),
     "join abandoned": JoinAbandoned(VoiceTimeout("explored")),
     "leave": LeaveRequested(),
+    "frozen": FreezeRequested(),
+    **{f"thawed from {dave}": CallThawed(_snapshot(dave)) for dave in FROZEN_AS},
+    "thawed without a session": CallThawed(SessionSnapshot(CHANNEL, CHANNEL)),
     "voice state": VoiceStateUpdated(CHANNEL, Secret(f"{CANARY} session")),
     "voice state elsewhere": VoiceStateUpdated(CHANNEL + 1, Secret(f"{CANARY} session elsewhere")),
     "voice state of a move": VoiceStateUpdated(CHANNEL + 1, Secret(f"{CANARY} session")),

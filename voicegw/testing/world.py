@@ -33,8 +33,10 @@ from voicegw.effects import (
 )
 from voicegw.errors import EventNotAllowed
 from voicegw.events import (
+    CallThawed,
     DeadlinePassed,
     Event,
+    FreezeRequested,
     GroupJoined,
     IpDiscovered,
     JoinRequested,
@@ -181,6 +183,25 @@ class World:
         """The bot joins, and everybody answers."""
         self.feed(JoinRequested(channel_id))
         self.settle()
+
+    def hand_over(self, *, crash: bool = False, away_s: float = 0.0) -> None:
+        """The call goes on in another process, `away_s` later: frozen before, or taken from its last checkpoint.
+
+        Raises:
+            Violation: an invariant does not hold.
+        """
+        snapshot = self.session.snapshot()
+        if not crash:
+            self.feed(FreezeRequested())
+        self._coming = [told for told in self._coming if isinstance(told[2], VoiceStateUpdated | VoiceServerUpdated)]
+        heapq.heapify(self._coming)
+        self.session = VoiceSession(USER, GUILD, self.options, self._note)
+        self.invariants = Invariants()
+        self._timers = self.invariants.timers
+        self._early.clear()
+        self._socket = self._udp = 0
+        self.now += away_s
+        self.feed(CallThawed(snapshot))
 
     def sent(self, kind: type[Effect]) -> list[Effect]:
         """Every effect of one kind so far."""
