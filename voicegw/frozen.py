@@ -84,9 +84,11 @@ class FleetKey:
 class FrozenCall:
     """One call of `user_id` in `guild_id`.
 
-    `session` is what a resume needs, `stream` the first nonce, number and timestamp that nobody has used: exact after
-    `freeze`, the end of the lease in a checkpoint. `playlist` is what plays; `playlist.lost` says what of it nobody
-    else can play. `options` are VoiceClient's, `states` the machines' states then, `frozen_at_ms` the wall clock.
+    `session` is what a resume needs. `stream` has the first nonce, number and timestamp that nobody has used: exact
+    after `freeze`, the end of the lease in a checkpoint. `keys` are all transport keys that the call has had, by
+    digest, with the number of nonces of each that are not to be used. `playlist` is what plays; `playlist.lost` says
+    what of it nobody else can play. `options` are VoiceClient's, `states` the machines' states then, `frozen_at_ms`
+    the wall clock.
     """
 
     user_id: int
@@ -94,6 +96,7 @@ class FrozenCall:
     session: SessionSnapshot
     stream: StreamMark
     playlist: Playlist = field(default_factory=Playlist)
+    keys: tuple[tuple[bytes, int], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     states: Mapping[str, str] = field(default_factory=dict)
     frozen_at_ms: int = 0
@@ -153,7 +156,7 @@ class FrozenCall:
             ) from error
 
 
-_BODY: Final = ("session", "stream", "playlist", "options", "states", "frozen_at_ms")
+_BODY: Final = ("session", "stream", "playlist", "keys", "options", "states", "frozen_at_ms")
 
 
 def _read(body: dict[str, Any]) -> dict[str, Any]:
@@ -169,6 +172,7 @@ def _read(body: dict[str, Any]) -> dict[str, Any]:
             queue=tuple(map(_item, playlist.get("queue", ()))),
             over=tuple(map(_item, playlist.get("over", ()))),
         ),
+        "keys": tuple(_unpack(body.get("keys", ()))),
         "options": dict(body.get("options", {})),
         "states": dict(body.get("states", {})),
         "frozen_at_ms": int(body.get("frozen_at_ms", 0)),

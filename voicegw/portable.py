@@ -89,8 +89,8 @@ class Portable:
         self.player.halt()
         self.sender.hold()
         frozen = self._take(0)
-        if frozen.session.secret_key is not None:
-            KEYS.retire(frozen.session.secret_key)
+        for digest, _ in frozen.keys:
+            KEYS.retire(digest)
         for text in frozen.playlist.lost:
             self._warn(f"not taken along: {text}")
         self.feed(FreezeRequested())
@@ -168,9 +168,10 @@ class Portable:
         session = frozen.session
         away_s = min(max(0, self.system.wall_ms() - frozen.frozen_at_ms) / 1000, MOST_AWAY_S)
         begin = (frozen.stream.timestamp_ticks + round(away_s * SAMPLE_RATE)) & 0xFFFFFFFF
-        self.sender.go_on(dataclasses.replace(frozen.stream, timestamp_ticks=begin), self.player.clock())
+        counters = {digest: KEYS.take_over(digest, uses) for digest, uses in frozen.keys}
+        mark = dataclasses.replace(frozen.stream, timestamp_ticks=begin)
+        self.sender.go_on(mark, self.player.clock(), counters)
         if session.secret_key is not None:
-            KEYS.take_over(session.secret_key, frozen.stream.nonces)
             session = dataclasses.replace(session, secret_key=Secret(session.secret_key.reveal()))  # ours is wiped
         self._coming = frozen.playlist
         if write is not None:
@@ -205,6 +206,7 @@ class Portable:
             session=session.snapshot((ssrc, user.user_id) for ssrc, (user, _) in owners.items()),
             stream=self.sender.mark(ahead, self.player.clock()),
             playlist=self._coming or playlist_of(self.player),
+            keys=self.sender.keys(ahead),
             options={
                 **chosen,
                 "policy": options.policy.value,

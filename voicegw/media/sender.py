@@ -5,16 +5,18 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from voicegw.errors import E2EEError, KeyExhausted, LeaseEnded
-from voicegw.wire.encryption import TransportCipher
+from voicegw.wire.encryption import NonceCounter, TransportCipher
 from voicegw.wire.rtp import FRAME_TICKS, OPUS_PAYLOAD_TYPE, SAMPLE_RATE, SILENCE_FRAME
 
 CHECK_WEAR_EVERY = 4096
 RENEW_AT = 0.5  # of a lease
+KEYS_NAMED = 16
 
 _HEADER: Final = struct.Struct(">HHII")
 _FIRST_WORD: Final = 0x8000 | OPUS_PAYLOAD_TYPE
@@ -50,6 +52,7 @@ class StreamSender:
         "_cipher",
         "_encrypt",
         "_first_word",
+        "_former",
         "_lease",
         "_lock",
         "_look_at",
@@ -80,6 +83,7 @@ class StreamSender:
         self._first_word = _FIRST_WORD_MARKED
         self._on_lease_low: Callable[[], None] | None = None
         self._lease: StreamMark | None = None
+        self._former: dict[bytes, NonceCounter] = {}
         self._released = False
         self.open = False
         self.packets = 0
@@ -94,6 +98,7 @@ class StreamSender:
         Whether frames may leave is another matter.
         """
         with self._lock:
+            self._remember()
             self._cipher = cipher
             self._ssrc = ssrc
             self._send = send
@@ -111,6 +116,7 @@ class StreamSender:
         """Forget key and socket, and hold."""
         self.hold()
         with self._lock:
+            self._remember()
             self._cipher = None
             self._send = None
             self._lease = None
@@ -213,9 +219,20 @@ class StreamSender:
                 uses + ahead, (self._sequence + ahead) & 0xFFFF, (timestamp + 2 * ahead * FRAME_TICKS) & 0xFFFFFFFF
             )
 
-    def go_on(self, mark: StreamMark, now: float) -> None:
-        """Number on from where another process has come to, at `now` of the pacer's clock; before the first packet."""
+    def keys(self, ahead: int = 0) -> tuple[tuple[bytes, int], ...]:
+        """All keys by digest, and how often each was used; the present one, when so many frames more have left."""
         with self._lock:
+            self._remember()
+            present = self._cipher.counter if self._cipher is not None else None
+            return tuple((key, one.uses + ahead * (one is present)) for key, one in self._former.items())
+
+    def go_on(self, mark: StreamMark, now: float, former: Mapping[bytes, NonceCounter] = MappingProxyType({})) -> None:
+        """Number on from where another process has come to, at `now` of the pacer's clock; before the first packet.
+
+        `former` are the counters of the keys that were used there.
+        """
+        with self._lock:
+            self._former.update(former)
             self._sequence = mark.sequence
             self._base = self._timestamp = mark.timestamp_ticks
             self._anchor = now
@@ -238,6 +255,14 @@ class StreamSender:
             left = self._lease_left()
             self._look_at = self.packets + max(1, min(CHECK_WEAR_EVERY, int(left * RENEW_AT)))
             self.open = self._released and left > 0
+
+    def _remember(self) -> None:
+        cipher = self._cipher
+        if cipher is not None:
+            self._former.pop(cipher.key_digest, None)
+            self._former[cipher.key_digest] = cipher.counter
+            while len(self._former) > KEYS_NAMED:
+                del self._former[next(iter(self._former))]
 
     def _lease_left(self) -> int:
         cipher = self._cipher

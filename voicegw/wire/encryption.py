@@ -9,7 +9,6 @@ capture.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal
@@ -155,7 +154,28 @@ class KeyTable:
 
     def counter(self, key: Secret[bytes], direction: Direction = "client") -> NonceCounter:
         """The one counter of this key and direction. The client counts from the middle, the server from 0."""
-        name = (hashlib.sha256(key.view()).digest(), direction)
+        return self._counter(key.digest(), direction)
+
+    def retire(self, digest: bytes) -> int:
+        """Hand out no more of our nonces of the key with this digest, ever; how many were handed out."""
+        counter = self._counter(digest, "client")
+        counter.retire()
+        return counter.uses
+
+    def take_over(self, digest: bytes, uses: int) -> NonceCounter:
+        """Go on with a key of which so many nonces were handed out elsewhere, or more here.
+
+        Who held its counter in this process holds one that is retired.
+        """
+        uses = max(uses, self.retire(digest))
+        with self._lock:
+            del self._counters[digest, "client"]
+        counter = self._counter(digest, "client")
+        counter.uses = uses
+        return counter
+
+    def _counter(self, digest: bytes, direction: Direction) -> NonceCounter:
+        name = (digest, direction)
         with self._lock:
             counter = self._counters.pop(name, None)
             if counter is None:
@@ -165,22 +185,6 @@ class KeyTable:
                 del self._counters[next(iter(self._counters))]
         return counter
 
-    def retire(self, key: Secret[bytes]) -> int:
-        """Never hand out a nonce of this key again, to whoever holds its counter; how many were handed out."""
-        counter = self.counter(key)
-        counter.retire()
-        return counter.uses
-
-    def take_over(self, key: Secret[bytes], uses: int) -> None:
-        """Go on with a key of which `uses` nonces, or more in this process, have been handed out elsewhere.
-
-        Who held its counter before holds one that is retired.
-        """
-        uses = max(uses, self.retire(key))
-        with self._lock:
-            del self._counters[hashlib.sha256(key.view()).digest(), "client"]
-        self.counter(key).uses = uses
-
 
 KEYS = KeyTable()
 
@@ -188,7 +192,7 @@ KEYS = KeyTable()
 class TransportCipher:
     """Seals and opens datagrams under one key; safe to share between threads."""
 
-    __slots__ = ("_decrypt", "_encrypt", "_padding", "_spend", "counter", "mode")
+    __slots__ = ("_decrypt", "_encrypt", "_padding", "_spend", "counter", "key_digest", "mode")
 
     def __init__(
         self, mode: str, secret_key: Secret[bytes], direction: Direction = "client", keys: KeyTable = KEYS
@@ -217,6 +221,7 @@ class TransportCipher:
             )
         else:
             raise NoCommonMode(f"{mode!a} is no encryption mode that we know")
+        self.key_digest = secret_key.digest()
         self.counter = keys.counter(secret_key, direction)
         self._spend = self.counter.spend
 
