@@ -249,7 +249,7 @@ class Connection:
             raise Refused(UNKNOWN_MODE, "Unknown encryption mode.")
         channel = self._server.channel_of(session)
         first = not session.described
-        session.describe(mode)
+        session.describe(mode, self._server.faults.keep_key)
         session.send(
             Opcode.SESSION_DESCRIPTION,
             {

@@ -13,6 +13,7 @@ class Faults:
 
     ack_heartbeats: bool = True
     refuse_resume: bool = False
+    keep_key: bool = False  # another Select Protocol brings the same key
     ignore_discovery: int = 0  # so many requests stay unanswered
     delay_s: dict[int, float] = field(default_factory=dict)  # by opcode; what comes after waits, too
     withhold: set[int] = field(default_factory=set)  # opcodes that are never sent

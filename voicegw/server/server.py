@@ -309,7 +309,10 @@ class VoiceServer:
         return session
 
     def attached(self, session: ServerSession, connection: Connection) -> None:
-        """A websocket serves the session now."""
+        """A websocket serves the session now, and no other one."""
+        before = self._connections.get(session)
+        if before is not None and before is not connection:
+            self._spawn(before.close(SESSION_INVALID, "Session is no longer valid."))
         if session.expiry is not None:
             session.expiry.cancel()
             session.expiry = None

@@ -69,8 +69,10 @@ class ServerSession:
         """Has it a websocket now?"""
         return self.outbox is not None
 
-    def describe(self, mode: str) -> None:
+    def describe(self, mode: str, keep_key: bool = False) -> None:
         """The transport encryption is chosen; a new key comes with it. What is under way opens with the one before."""
+        if keep_key and self.cipher is not None and mode == self.mode:
+            return
         self.previous = self.cipher
         self.secret_key = Secret(secrets.token_bytes(32))
         self.mode = mode

@@ -68,6 +68,7 @@ class NonceCounter:
         "_mask",
         "_near",
         "_reach",
+        "_retired",
         "_runs",
         "_start",
         "limit",
@@ -83,6 +84,7 @@ class NonceCounter:
         self._lock = threading.Lock()
         self._runs: list[range] = []
         self._start = 0
+        self._retired = False
         self.worn_at = 1 << (bits - 1)
         self._near = first - self._apart
         self._reach = self.worn_at + self._apart
@@ -112,12 +114,13 @@ class NonceCounter:
     def lease(self, uses: int | None) -> None:
         """Hand out no nonce beyond the first `uses` of them; None for all that there are."""
         with self._lock:
-            self.limit = self._last if uses is None else min(uses, self._last)
+            if not self._retired:
+                self.limit = self._last if uses is None else min(uses, self._last)
 
     def retire(self) -> None:
         """Hand out none ever again."""
         with self._lock:
-            self._last = self.limit = 0
+            self._retired, self.limit = True, 0
 
     def may_meet(self, theirs: int) -> bool:
         """Is `theirs`, a nonce of the peer under this key, in our half or near it, or are we leaving our half?"""
