@@ -74,7 +74,7 @@ def test_leaving_a_step_out_changes_no_other_step() -> None:
 
 def test_a_failing_run_is_made_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CallSession, "supersedes_last_attempt", lambda session, event: False)
-    failed = next(run for seed in range(3000) if (run := Chaos(seed).go()).kind == "V17")
+    failed = next(run for seed in range(11, 3000) if (run := Chaos(seed).go()).kind == "V17")
     short = shrink(failed)
     assert short.kind == "V17"
     assert len(short.plan.steps) < len(failed.plan.steps)
