@@ -63,6 +63,31 @@ def test_opuslib_gets_its_library_and_the_import_hook_is_gone_afterwards() -> No
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
+def test_two_threads_may_need_opus_at_once() -> None:
+    """While one imports opuslib the other neither fails nor finds half of it."""
+    script = (
+        "import threading\n"
+        "from voicegw.media import opus\n"
+        "made, halfway, tried = [], threading.Event(), threading.Event()\n"
+        "load = opus._ApiLoader.exec_module\n"
+        "def exec_module(self, module):\n"
+        "    load(self, module)\n"
+        "    halfway.set()\n"
+        "    tried.wait(0.5)\n"
+        "opus._ApiLoader.exec_module = exec_module\n"
+        "first = threading.Thread(target=lambda: made.append(opus.OpusEncoder()))\n"
+        "first.start()\n"
+        "halfway.wait()\n"
+        "try:\n"
+        "    made.append(opus.OpusEncoder())\n"
+        "finally:\n"
+        "    tried.set()\n"
+        "    first.join()\n"
+        "assert len(made) == 2\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_without_any_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opus, "_candidates", lambda: iter(()))
     with pytest.raises(OpusNotFound, match="pip install opuslib-next-bundled"):

@@ -191,6 +191,22 @@ def test_pause_is_followed_by_silence_and_resume_goes_on_where_it_was(loop: Virt
     assert stage.said[:5] == ["started", "ended", "silent", "started", "ended"]
 
 
+def test_what_goes_by_unheard_ends_in_its_time_and_the_next_begins(loop: VirtualLoop) -> None:
+    async def act(stage: Stage) -> None:
+        stage.sender.hold()
+        stage.player.real_time = True
+        first, second = stage.player.play(Frames(50)), stage.player.queue(Frames(25))
+        await first.wait()
+        assert loop.time() - stage.start == pytest.approx(1.0, abs=2 * FRAME_S)
+        await second.wait()
+        assert loop.time() - stage.start == pytest.approx(1.5, abs=4 * FRAME_S)
+        await asyncio.sleep(1)
+
+    stage = on_stage(loop, act)
+    assert stage.sent == []
+    assert stage.said == ["started", "ended", "silent"]
+
+
 def test_a_held_sender_holds_the_source(loop: VirtualLoop) -> None:
     async def act(stage: Stage) -> None:
         stage.sender.hold()

@@ -15,6 +15,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _SET_BITRATE: Final = 4002
 _SET_INBAND_FEC: Final = 4012
 _SET_PACKET_LOSS_PERC: Final = 4014
 _LIBRARY_SUFFIXES: Final = (".so", ".dylib", ".dll")
+_loading: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +141,18 @@ def _import_opuslib(path: str, handle: ctypes.CDLL) -> None:
         sys.meta_path.remove(finder)
 
 
-@functools.cache
 def load_opus() -> OpusLibrary:
-    """Load libopus and opuslib, once.
+    """Load libopus and opuslib, once; several threads may ask at the same time.
 
     The library of `opuslib-next-bundled` comes first, then the system's, then PyAV's copy. Where opuslib has
     been imported before, its library is used. Raises OpusNotFound, which says what to install.
     """
+    with _loading:  # else another thread finds opuslib half imported
+        return _load_opus()
+
+
+@functools.cache
+def _load_opus() -> OpusLibrary:
     api = sys.modules.get("opuslib.api")
     if api is None:
         path, handle = _open()
