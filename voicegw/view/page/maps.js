@@ -37,7 +37,7 @@ export class Maps {
       svg.style.width = "100%";
       svg.style.maxWidth = `${Math.round(width * (NARROW[name] ? SLIM_SCALE : MOST_SCALE))}px`;
       svg.style.minWidth = `${Math.round(width * LEAST_SCALE)}px`;
-      svg.setAttribute("role", "img");
+      svg.setAttribute("role", "group");
       this.figures[name].svg = svg;
       this.figures[name].scroll.append(svg);
       this.#explain(name, svg);
@@ -57,7 +57,11 @@ export class Maps {
       if (this.lit[name] === state) continue;
       this.lit[name] = state;
       this.#mark(name, "lit", state ? [`${name}.${state}`, `${name}.${state.split(".")[0]}`] : []);
-      if (state) this.#bringIntoView(figure, `${name}.${state}`);
+      if (!figure.svg) continue;
+      this.#unreach(figure.svg);
+      if (!state) continue;
+      if (this.onpick) this.#reach(figure.svg.getElementById(`${name}.${state}`), `${name} ${state}: show its rows`);
+      this.#bringIntoView(figure, `${name}.${state}`);
     }
   }
 
@@ -70,7 +74,6 @@ export class Maps {
   count(counts) {
     this.dark();
     for (const [name, figure] of Object.entries(this.figures)) {
-      figure.svg?.querySelectorAll(".count").forEach((badge) => badge.remove());
       const found = Object.entries(counts[name] ?? {}).filter(([, calls]) => calls > 0);
       this.#mark(name, "has", found.flatMap(([state]) => [`${name}.${state}`, `${name}.${state.split(".")[0]}`]));
       say(figure.state, "");
@@ -108,6 +111,11 @@ export class Maps {
       node.append(title(`${state}: ${about.text}`));
       node.classList.add("leaf");
       node.addEventListener("click", () => this.onpick?.(name, state));
+      node.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        this.onpick?.(name, state);
+      });
     }
     const arrows = {};
     for (const row of machine.rows) {
@@ -161,6 +169,18 @@ export class Maps {
     }
     badge.append(back, text);
     node.append(badge);
+    this.#reach(node, `${calls} in ${name} ${state}: filter the list`);
+  }
+
+  // By keyboard, too: the states that have something to tell.
+  #reach(node, label) {
+    node.setAttribute("tabindex", "0");
+    node.setAttribute("role", "button");
+    node.setAttribute("aria-label", label);
+  }
+
+  #unreach(svg) {
+    for (const node of svg.querySelectorAll(".leaf[tabindex]")) ["tabindex", "role", "aria-label"].forEach((name) => node.removeAttribute(name));
   }
 
   #bringIntoView(figure, id) {

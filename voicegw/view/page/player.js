@@ -87,7 +87,7 @@ export class Player {
       note: h("p", { className: "place", role: "status" }, "Choose the JSON lines of a flight recorder, or drop them here. They stay on this machine."),
       warning: h("p", { className: "error", hidden: true }),
       slider: h("input", { type: "range", id: "slider", min: 1, value: 1, "aria-label": "Event", oninput: (event) => this.#go(Number(event.target.value) - 1) }),
-      number: h("input", { type: "number", id: "number", min: 1, value: 1, "aria-label": "Event number", onchange: (event) => this.#go(Number(event.target.value) - 1) }),
+      number: h("input", { type: "number", id: "number", min: 1, value: 1, "aria-label": "Event number", onchange: (event) => this.#go(Math.round(event.target.valueAsNumber) - 1) }),
       total: h("span", {}),
       play: button("play", "Play (space)", "Play", () => (this.timer ? this.#pause() : this.#play())),
       speed: h("select", { id: "speed", "aria-label": "Speed" }, ...SPEEDS.map(([text, factor]) => h("option", { value: factor }, text))),
@@ -153,7 +153,7 @@ export class Player {
   #go(index) {
     const frames = this.record?.frames ?? [];
     if (!frames.length) return;
-    this.at = Math.max(0, Math.min(frames.length - 1, Math.round(index) || (index === Infinity ? frames.length : 0)));
+    this.at = Math.max(0, Math.min(frames.length - 1, Number.isNaN(index) ? this.at : index));
     const frame = frames[this.at], states = this.states[this.at];
     const { slider, number, event, steps } = this.parts;
     slider.value = number.value = this.at + 1;
