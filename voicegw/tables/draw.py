@@ -111,7 +111,7 @@ def to_map_dot(table: Table) -> str:
     """
     lines = [
         f"digraph {_identifier(table.machine)} {{",
-        '    rankdir=TB; compound=true; nodesep=0.14; ranksep=0.28; bgcolor="transparent";',
+        '    rankdir=TB; compound=true; nodesep=0.05; ranksep=0.28; bgcolor="transparent";',
         '    graph [fontname="Helvetica", fontsize=13];',
         '    node [shape=box, style="rounded,filled", fillcolor="#e8eef7", fontname="Helvetica", fontsize=14, '
         'margin="0.09,0.05", width=0.3, height=0.3];',
@@ -135,7 +135,7 @@ def to_map_dot(table: Table) -> str:
     lines.append(f"    start -> {_identifier(table.initial)};")
     for source, target in edges:
         first = source if source == ANYWHERE else table.leaves(source)[0]
-        tail = f", ltail=cluster_{_identifier(source)}" if first != source else ""
+        tail = f", ltail=cluster_{_identifier(source)}, constraint=false" if first != source else ""
         arrow = f"{table.machine}:{source}:{target}"
         lines.append(f'    {_identifier(first)} -> {_identifier(target)} [id="{arrow}"{tail}];')
     return "\n".join([*lines, "}"]) + "\n"

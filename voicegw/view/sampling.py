@@ -38,8 +38,8 @@ class Clock:
 def summary(number: int, client: VoiceClient, clock: Clock) -> dict[str, Any]:
     """One line of the list. Times in Unix ms, durations in ms, losses from 0 to 1; None where nothing is known."""
     clock.look(client)
-    shared, totals = client.session.shared, client.stats.totals
-    users = tuple(client.stats.users.values())
+    shared, stats = client.session.shared, client.stats
+    totals, users = stats.totals, tuple(stats.users.values())
     report = client.receiver.reports.get(shared.ssrc)
     expected = totals["received"] + totals["lost"]
     latency_s = client.latency

@@ -21,7 +21,7 @@ export class Call {
       place: h("p", { className: "place" }),
       error: h("p", { className: "error", hidden: true }),
       why: h("pre", { className: "why", id: "why" }),
-      tiles: h("dl", { className: "tiles" }),
+      tiles: h("dl", { className: "tiles five" }),
       code: h("p", { className: "code" }),
       record: h("p", { className: "actions" }),
       about: h("section", { className: "about", hidden: true, "aria-live": "polite" }),

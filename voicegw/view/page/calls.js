@@ -26,7 +26,7 @@ export class Calls {
     const again = this.visible && this.shown === id && this.stream;
     this.visible = true;
     this.shown = id;
-    this.maps.onpick = (machine, state) => (id === null ? this.#filterBy(machine, state) : this.call.about(machine, state));
+    this.maps.onpick = (machine, state) => (id === null ? this.#filterBy(`${machine}:${state}`) : this.call.about(machine, state));
     if (again) return;
     $("list-head").replaceChildren(this.head);
     $("list").replaceChildren();
@@ -77,7 +77,7 @@ export class Calls {
   #arrange() {
     const wanted = this.filter.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     const lines = [...this.lines.values()].sort((one, two) => Boolean(one.ended) - Boolean(two.ended) || one.id - two.id);
-    const shown = lines.filter((line) => wanted.every((word) => textOf(line).includes(word)));
+    const shown = lines.filter((line) => wanted.every((word) => textOf(this.machines, line).includes(word)));
     const items = shown.map((line) => this.#item(line));
     const list = $("list");
     if (items.length !== list.children.length || items.some((item, index) => list.children[index] !== item)) {
@@ -116,8 +116,8 @@ export class Calls {
     return item;
   }
 
-  #filterBy(machine, state) {
-    this.filter.value = `${machine}:${state}`;
+  #filterBy(words) {
+    this.filter.value = words;
     this.#arrange();
     this.filter.focus();
   }
@@ -135,20 +135,24 @@ export class Calls {
     const text = JSON.stringify(counts);
     const known = live.map((line) => line.latency).filter((value) => value !== null).sort((a, b) => a - b);
     const losses = live.map((line) => line.lost_in).filter((value) => value !== null);
+    const fared = [...this.lines.values()].map((line) => health(this.machines, line));
     const facts = [
-      ["calls", String(live.length)],
-      ["at work", String(live.filter((line) => health(this.machines, line) === "at work").length)],
+      ...["at work", "waiting", "failed"].map((kind) => [kind, String(fared.filter((one) => one === kind).length), kind]),
       ["median latency", milliseconds(known.length ? known[known.length >> 1] : null)],
       ["worst latency", milliseconds(known.at(-1) ?? null)],
       ["worst loss", percent(losses.length ? Math.max(...losses) : null)],
     ];
     if (!this.tiles?.isConnected) {
       this.counted = "";
-      this.tiles = h("dl", { className: "tiles" });
+      this.tiles = h("dl", { className: "tiles" }, ...facts.map(([name, , kind]) => h("div", {}, h("dt", {}, name), h("dd", {},
+        kind ? h("button", { type: "button", title: "Show these in the list", onclick: () => this.#filterBy(`is:${kind.replace(" ", "-")}`) }) : ""))));
       $("head").replaceChildren(h("h1", {}, "All calls of this process"), this.tiles,
         h("p", { className: "hint" }, "The numbers say how many calls are in a state. Choose a state to filter the list, or a call to see the way it took. Metrics for Prometheus: ", h("a", { href: "metrics" }, "/metrics")));
     }
-    this.tiles.replaceChildren(...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    facts.forEach(([, value], index) => {
+      const place = this.tiles.children[index].lastChild;
+      say(place.firstElementChild ?? place, value);
+    });
     if (this.counted !== text) {
       this.counted = text;
       this.maps.count(counts);
@@ -157,9 +161,9 @@ export class Calls {
 }
 
 // What the filter looks into.
-function textOf(line) {
+function textOf(machines, line) {
   const states = Object.entries(line.states).map(([machine, state]) => `${machine}:${state}`).join(" ");
-  return `${line.guild} ${line.channel} ${line.user} ${states} ${line.closed ?? ""} ${line.ended ? "ended" : ""} ${line.error ?? ""}`.toLowerCase();
+  return `${line.guild} ${line.channel} ${line.user} ${states} ${line.closed ?? ""} is:${health(machines, line).replace(" ", "-")} ${line.ended ? "ended" : ""} ${line.error ?? ""}`.toLowerCase();
 }
 
 const phase = (machines, line, machine) => machines[machine].states[line.states[machine]].phase;

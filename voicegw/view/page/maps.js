@@ -4,7 +4,7 @@ import { h, lasted, say, words } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const NARROW = { transport: true, heartbeat: true, speech: true };
-const LEAST_SCALE = 0.7, MOST_SCALE = 1.15, SLIM_SCALE = 0.95;
+const LEAST_SCALE = 0.7, MOST_SCALE = 1.05, SLIM_SCALE = 0.95;
 
 export class Maps {
   constructor(machines, place) {
@@ -161,10 +161,10 @@ export class Maps {
     const text = document.createElementNS(SVG, "text");
     text.textContent = String(calls);
     text.setAttribute("x", box.x + box.width);
-    text.setAttribute("y", box.y + 5);
+    text.setAttribute("y", box.y - 1);
     const back = document.createElementNS(SVG, "rect");
     const width = 10 + 8 * text.textContent.length;
-    for (const [key, value] of Object.entries({ x: box.x + box.width - width / 2, y: box.y - 8, width, height: 17, rx: 8.5 })) {
+    for (const [key, value] of Object.entries({ x: box.x + box.width - width / 2, y: box.y - 14, width, height: 17, rx: 8.5 })) {
       back.setAttribute(key, value);
     }
     badge.append(back, text);
