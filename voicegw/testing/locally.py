@@ -1,6 +1,6 @@
 """Runs a bot as it is, on the local server in the place of Discord.
 
-    voicegw serve --main-gateway > server.json &
+    voicegw serve --main-gateway | tee server.json              # in a terminal of its own
     python -m voicegw.testing.locally server.json bot.py        # the bot's own arguments may follow
     python -m voicegw.testing.locally server.json /play song=song.ogg
 
