@@ -152,7 +152,7 @@ async def test_the_recorder(ended_by: str, tmp_path: Path, tmp_path_factory: pyt
         else:
             assert server.main_gateway is not None
             await server.main_gateway.signalling(BOT).kick()
-        await server.wait_for(lambda: len(commands.messages) == 2, 20)
+        await server.wait_for(lambda: commands.messages[-1][1].startswith("Recorded"), 20)
         said = commands.messages[-1][1]
         assert re.fullmatch(rf"Recorded \d+\.\d s: {OTHER}\.ogg, mixed\.ogg", said), said
         (files,) = (tmp_path / "recordings").iterdir()
