@@ -12,7 +12,7 @@ from bench.machine import HERE, cores
 from bench.peers import BenchFailed, peer_python, pinned
 from bench.results import OURS, Result, Settings
 
-CONNECTS = 20
+CONNECTS = 12
 
 
 def connects(library: str, python: str, endpoint: str, ca: Path) -> float:

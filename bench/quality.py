@@ -140,12 +140,14 @@ def quality(settings: Settings) -> Result:
         packets = packets_with_copies(frames, loss)
         clean = libopus(packets, [False] * len(packets))
         case = f"{loss:.0%}, in bursts" if burst else f"{loss:.0%}"
+        heard: dict[str, Sequence[bytes]] = {}
         for seed in range(settings.rounds):
             lost = loss_map(len(packets), loss, burst, seed)
-            found = scores(python, clean, {OURS: ours(packets, lost), "libopus": libopus(packets, lost)})
-            for who, score in found.items():
-                values.setdefault(f"{who} {case}", []).append(score["pesq"])
-                words.setdefault(f"{who} {case}", []).append(score["stoi"])
+            heard |= {f"{OURS} {seed}": ours(packets, lost), f"libopus {seed}": libopus(packets, lost)}
+        for name, score in scores(python, clean, heard).items():
+            who = name.split()[0]
+            values.setdefault(f"{who} {case}", []).append(score["pesq"])
+            words.setdefault(f"{who} {case}", []).append(score["stoi"])
         result.values = values
         result.compare(f"libopus {case}", 0.98, "more", ours=f"{OURS} {case}")
     result.notes.append(

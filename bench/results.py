@@ -17,7 +17,7 @@ class Settings:
     """How long to measure: `rounds` interleaved ones, each window `seconds` long."""
 
     rounds: int = 5
-    seconds: float = 4.0
+    seconds: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Result:
         target: float,
         better: Literal["more", "less"],
         ours: str = OURS,
-        by: Callable[[float, float], float] = lambda a, b: a / b,
+        by: Callable[[float, float], float] = lambda a, b: a / (b or 1e-9),
     ) -> None:
         """Add the ratio of ours to `other`; nothing where the other could not be measured here."""
-        pairs = [(a, b) for a, b in zip(self.values.get(ours, ()), self.values.get(other, ()), strict=False) if b]
+        pairs = list(zip(self.values.get(ours, ()), self.values.get(other, ()), strict=False))
         if pairs:
             value = statistics.median(by(a, b) for a, b in pairs)
             self.ratios.append(Ratio(f"{ours} / {other}", value, target, better))

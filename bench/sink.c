@@ -25,7 +25,7 @@ static int64_t last[STREAMS];
 static uint32_t counts[STREAMS];
 static uint64_t bins[BINS + 1];
 static int open_window;
-static uint64_t packets, gaps;
+static uint64_t packets, gaps, gap_sum_ns;
 static int64_t first_ns, last_ns;
 
 static double quantile(double q) {
@@ -41,7 +41,7 @@ static void begin(void) {
     memset(last, 0, sizeof last);
     memset(counts, 0, sizeof counts);
     memset(bins, 0, sizeof bins);
-    packets = gaps = 0;
+    packets = gaps = gap_sum_ns = 0;
     first_ns = last_ns = 0;
     open_window = 1;
 }
@@ -55,10 +55,10 @@ static void end(void) {
         streams++;
     }
     open_window = 0;
-    printf("{\"packets\": %lu, \"streams\": %u, \"least\": %u, \"most\": %u, \"seconds\": %.6f, \"gap_error_ms\": "
-           "{\"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, \"p999\": %.2f}}\n",
-           packets, streams, least, most, (last_ns - first_ns) / 1e9, quantile(.5), quantile(.9), quantile(.99),
-           quantile(.999));
+    printf("{\"packets\": %lu, \"streams\": %u, \"least\": %u, \"most\": %u, \"seconds\": %.6f, \"gap_ms\": %.5f, "
+           "\"gap_error_ms\": {\"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, \"p999\": %.2f}}\n",
+           packets, streams, least, most, (last_ns - first_ns) / 1e9, gaps ? gap_sum_ns / 1e6 / gaps : 0, quantile(.5),
+           quantile(.9), quantile(.99), quantile(.999));
     fflush(stdout);
 }
 
@@ -81,6 +81,7 @@ static void count(struct msghdr *head, unsigned length) {
     if (last[ssrc]) {
         int64_t error = llabs(at - last[ssrc] - 20000000LL) / 10000;
         bins[error > BINS ? BINS : error]++;
+        gap_sum_ns += at - last[ssrc];
         gaps++;
     }
     last[ssrc] = at;

@@ -79,15 +79,15 @@ class PacketOpener:
             return None
         try:
             view = parse_rtp(data)
-            if view.payload_type != OPUS_PAYLOAD_TYPE:
+            sequence, timestamp_ticks, ssrc, payload_type, _, aad_length, _, has_padding, has_extension = view
+            if payload_type != OPUS_PAYLOAD_TYPE:
                 self.counters["other payload types"] += 1
                 return None
-            key, plain = self._authentic(key, data, view.aad_length)
-            suffix = data[-SUFFIX_BYTES:]
-            if not self._streams.take(key.media, suffix, view.ssrc, view.sequence, view.timestamp_ticks):
+            key, plain = self._authentic(key, data, aad_length)
+            if not self._streams.take(key.media, data[-SUFFIX_BYTES:], ssrc, sequence, timestamp_ticks):
                 self.counters["replayed"] += 1
                 return None
-            if view.has_padding or view.has_extension:
+            if has_padding or has_extension:
                 plain = strip(plain, view)
             return view, plain
         except PacketRejected:

@@ -247,12 +247,17 @@ class OpusDecoder:
     def _run(self, frame: bytes, samples: int, fec: int) -> bytes:
         count: int = self._decode(self._state, frame, len(frame), self._address, samples, fec)
         if count < 0:
-            raise NotAudio(f"not an Opus packet: libopus error {count}")
+            raise _not_opus(count)
         return self._pcm[: count * _BYTES_PER_SAMPLE].tobytes()
 
     def decode(self, frame: bytes) -> bytes:
         """PCM of one packet, 2.5 to 120 ms long as the packet says. Raises NotAudio."""
-        return self._run(_checked(frame), MAX_FRAME_SAMPLES, 0)
+        if not 0 < len(frame) <= _MAX_PACKET or type(frame) is not bytes:
+            frame = _checked(frame)
+        count: int = self._decode(self._state, frame, len(frame), self._address, MAX_FRAME_SAMPLES, 0)
+        if count < 0:
+            raise _not_opus(count)
+        return self._pcm[: count * _BYTES_PER_SAMPLE].tobytes()
 
     def conceal(self, samples: int = FRAME_SAMPLES) -> bytes:
         """PCM for a lost packet, guessed from what came before.
@@ -268,6 +273,10 @@ class OpusDecoder:
         Raises NotAudio.
         """
         return self._run(_checked(frame), _checked_samples(samples), 1)
+
+
+def _not_opus(error: int) -> NotAudio:
+    return NotAudio(f"not an Opus packet: libopus error {error}")
 
 
 def _checked(frame: bytes) -> bytes:

@@ -10,7 +10,7 @@ from voicegw.media.jitter import Arrived, JitterBuffer, Turn
 from voicegw.media.opener import PacketOpener
 from voicegw.media.opus_packets import FRAME_SAMPLES, packet_samples
 from voicegw.media.ssrc_map import HeardUser, HeldPacket, SsrcMap
-from voicegw.wire.dave_frames import is_dave_frame
+from voicegw.wire.dave_frames import MARKER, is_dave_frame
 from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.rtp import SILENCE_FRAME
 
@@ -111,7 +111,7 @@ class StreamReceiver:
         frame = b""
         try:
             frame = payload if self._decrypt is None else self._decrypt(user.user_id, payload)
-            if is_dave_frame(frame):  # still encrypted: noise to a decoder
+            if frame.endswith(MARKER) and is_dave_frame(frame):  # still encrypted: noise to a decoder
                 frame, provenance = b"", Provenance.UNDECRYPTABLE
             else:
                 samples = packet_samples(frame)
