@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +16,16 @@ from bench.streams import WARM_S
 
 STREAMS = 100
 ALL = (OURS, "discord.py", "py-cord", "@discordjs/voice", "C")
+
+
+def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a sender says of itself: ours, its pacer's statistics."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    said: dict[str, Any] = json.loads(process.stdout.readline())
+    return said
 
 
 def observed(sender: Sender, streams: int, seconds: float, word: str = "") -> dict[str, Any]:
@@ -30,6 +42,8 @@ def observed(sender: Sender, streams: int, seconds: float, word: str = "") -> di
         time.sleep(seconds)
         arrived = other.end()
         arrived["cpu_us"] = (cpu_s(process.pid) - before) * 1e6 / max(1, arrived["packets"])
+        if sender.name == OURS and not word:
+            arrived["pacer"] = answer(process)
     return arrived
 
 
@@ -60,8 +74,14 @@ def lateness(settings: Settings) -> Result:
     each = rounds_of(settings)
     result.values = {name: [arrived["gap_error_ms"]["p99"] for arrived in rounds] for name, rounds in each.items()}
     result.compare("discord.py", 1 / 3, "less")
-    result.compare("C", 1.0, "less", by=lambda a, b: a - b)
-    result.notes.append("Against C it is the difference in ms.")
+    result.compare("C", 1.0, "less", by=lambda a, b: a - b, of=f"{OURS} - C, ms")
+    pacer = each[OURS][-1]["pacer"]
+    late = ", ".join(f"{name} {count}" for name, count in pacer["lateness"].items() if count)
+    result.notes.append(
+        f"What the pacer itself says of the last round (`process_pacer().stats`): {pacer['frames']} frames left, after "
+        f"their time by {late}; {pacer['skipped']} skipped; load {pacer['load']:.0%} of a core."
+    )
+    result.more["pacer"] = pacer
     return result
 
 

@@ -67,7 +67,7 @@ def receive(settings: Settings) -> Result:
                 values[who].append(found["cpu_s"] / found["frames"] * 1e6)
                 frames[who] = found["packets"] - found["frames"]
     result.values = values
-    result.compare(VOICE_RECV, 3.5, "more", by=lambda our, their: their / our)
+    result.compare(VOICE_RECV, 3.5, "more", by=lambda our, their: their / our, of=f"{VOICE_RECV} / {OURS}")
     result.compare("C", 1.5, "less")
     result.notes.append(
         "C is AES-256-GCM by libcrypto and libopus alone, one decoder a user, without a jitter buffer; nearly all of "

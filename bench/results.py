@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bench.machine import host
-
 OURS = "voicegw"
 
 
@@ -36,7 +34,7 @@ class Ratio:
 
 @dataclass
 class Result:
-    """One benchmark: for each who was measured its value in every round, in `unit`."""
+    """One benchmark: for each who was measured its value in every round, in `unit`; `more` is for programs."""
 
     name: str
     title: str
@@ -44,6 +42,7 @@ class Result:
     values: Mapping[str, Sequence[float]]
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def medians(self) -> dict[str, float]:
         """Who, and the median of its rounds."""
@@ -56,12 +55,13 @@ class Result:
         better: Literal["more", "less"],
         ours: str = OURS,
         by: Callable[[float, float], float] = lambda a, b: a / (b or 1e-9),
+        of: str = "",
     ) -> None:
         """Add the ratio of ours to `other`; nothing where the other could not be measured here."""
         pairs = list(zip(self.values.get(ours, ()), self.values.get(other, ()), strict=False))
         if pairs:
             value = statistics.median(by(a, b) for a, b in pairs)
-            self.ratios.append(Ratio(f"{ours} / {other}", value, target, better))
+            self.ratios.append(Ratio(of or f"{ours} / {other}", value, target, better))
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -75,34 +75,3 @@ class Result:
 def rounded(value: float) -> str:
     """Three figures."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def page(results: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """The results page, in Markdown, from what `as_json` gives."""
-    lines = [
-        "# Speed",
-        "",
-        "Written by `voicegw bench all --page docs/speed.md`; do not edit it. Sender and sink have a core each, the",
-        "candidates take turns within a round, and every figure is the median of the rounds. Absolute figures are",
-        "this machine's; the ratios are made within one run.",
-        "",
-        f"{host()}. {settings.rounds} rounds, windows of {settings.seconds:g} s.",
-        "",
-        "| measure | against | reached | target | |",
-        "|---|---|---|---|---|",
-    ]
-    for result in results:
-        for ratio in result["ratios"]:
-            sign, mark = ("≥" if ratio["better"] == "more" else "≤"), ("met" if ratio["met"] else "missed")
-            target = f"{sign} {ratio['target']:g}"
-            name = f"[{result['title']}](#{result['name']})"
-            lines.append(f"| {name} | {ratio['of']} | {rounded(ratio['value'])} | {target} | {mark} |")
-    for result in results:
-        lines += ["", f"## {result['name']}", "", f"{result['title']}, in {result['unit']}. `{result['command']}`", ""]
-        top = max((abs(value) for value in result["medians"].values()), default=1.0) or 1.0
-        lines += ["| | median | rounds | |", "|---|---:|---|---|"]
-        for who, value in result["medians"].items():
-            every = ", ".join(rounded(one) for one in result["values"][who])
-            lines.append(f"| {who} | {rounded(value)} | {every} | `{'█' * max(1, round(24 * abs(value) / top))}` |")
-        lines += ["", *result["notes"]] if result["notes"] else []
-    return "\n".join(lines).rstrip() + "\n"

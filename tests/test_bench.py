@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -49,12 +50,18 @@ def test_the_page_is_made_of_the_json_and_keeps_what_was_measured_before(
         return one
 
     monkeypatch.setattr(runner, "measures", lambda: {"first": measure("first", 2.0), "second": measure("second", 8.0)})
+    monkeypatch.setitem(importlib.import_module("bench.page").EXPLAINED, "second", "second")
     page = tmp_path / "docs" / "speed.md"
     assert main(["bench", "first", "--rounds", "2", "--page", str(page)]) == 0
     assert main(["bench", "all", "--rounds", "3", "--page", str(page), "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [result["name"] for result in said["results"]] == ["first", "second"]
     text = page.read_text(encoding="utf-8")
-    assert "| [The first](#first) | voicegw / other | 0.2 | ≤ 0.5 | met |" in text
-    assert "| [The second](#second) | voicegw / other | 0.8 | ≤ 0.5 | missed |" in text
+    assert "| [The first](#first) | voicegw / other | 0.2 | ≤ 0.5 | met | `voicegw bench first` |" in text
+    missed = "**missed**, [why](#second)"
+    assert f"| [The second](#second) | voicegw / other | 0.8 | ≤ 0.5 | {missed} | `voicegw bench second` |" in text
+    drawn = ElementTree.parse(page.with_suffix("") / "first.svg").getroot()
+    bars = [float(bar.get("width", "")) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars[0] / bars[1] == pytest.approx(0.2, rel=0.01)
+    assert "![The first](speed/first.svg)" in text
     assert set(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))) == {"first", "second"}

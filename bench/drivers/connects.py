@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,66 @@ from bench.drivers.common import orders
 
 GUILD, CHANNEL = 41771983423143937, 127121515262115840
 REST_S, SETTLED_S = 0.12, 0.05
+KEY_PACKAGE, EXTERNAL_SENDER = "key package", "external sender"
+
+
+class Parts:
+    """Processor time inside of some functions, in the connects that count."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self.counting = False
+
+    def watched(self, work: Any, part: str) -> Any:
+        """`work`, which is not a coroutine function, counted under `part`."""
+        self.spent.setdefault(part, 0.0)
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return work(*arguments, **named)
+            finally:
+                if self.counting:
+                    self.spent[part] += time.thread_time() - began
+
+        return watched
+
+    def watch(self, owner: Any, name: str, part: str) -> None:
+        """Count what `owner.name` takes."""
+        setattr(owner, name, self.watched(getattr(owner, name), part))
+
+    def watch_library(self, library: str) -> None:
+        """What both do, and what the one does that is named."""
+        self.watch(ssl.SSLObject, "do_handshake", "TLS handshake")
+        if library == "discord.py":
+            import davey
+
+            davey.DaveSession = partial(WatchedGroup, self, davey.DaveSession)  # type: ignore[misc, assignment]
+            return
+        from voicegw.adapters.mls import MlsGroup
+        from voicegw.adapters.udp import VoiceUdp
+        from voicegw.client import VoiceClient
+        from voicegw.session import VoiceSession
+        from voicegw.wire import frames
+
+        self.watch(MlsGroup, "create", KEY_PACKAGE)
+        self.watch(MlsGroup, "set_external_sender", EXTERNAL_SENDER)
+        self.watch(VoiceSession, "receive", "state tables")
+        self.watch(VoiceClient, "__init__", "client object")
+        self.watch(VoiceUdp, "__init__", "UDP socket")
+        self.watch(frames, "decode_text", "JSON, checked")
+
+
+class WatchedGroup:
+    """A group of the MLS library that counts what it is asked for."""
+
+    def __init__(self, parts: Parts, make: Any, *arguments: Any) -> None:
+        self._group = parts.watched(make, KEY_PACKAGE)(*arguments)
+        self.get_serialized_key_package = parts.watched(self._group.get_serialized_key_package, KEY_PACKAGE)
+        self.set_external_sender = parts.watched(self._group.set_external_sender, EXTERNAL_SENDER)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
 
 
 def ids(number: int) -> dict[str, Any]:
@@ -93,6 +155,9 @@ async def theirs(told: dict[str, Any], number: int, http: Any) -> float:
 
 async def main() -> None:
     told = orders()
+    parts = Parts()
+    if told["parts"]:
+        parts.watch_library(told["library"])
     told["pem"] = Path(told["ca"]).read_bytes()  # noqa: ASYNC240 - nothing runs yet
     http: Any = None
     if told["library"] == "discord.py":
@@ -104,11 +169,14 @@ async def main() -> None:
     used = []
     for number in range(told["connects"] + 2):
         await asyncio.sleep(REST_S)
+        parts.counting = number > 1
         one = ours(told, number) if http is None else theirs(told, number, http)
         used.append(await one)
     if http is not None:
         await http._HTTPClient__session.close()
-    print(json.dumps({"cpu_ms": sum(used[2:]) / told["connects"] * 1000}), flush=True)  # the first two warm up
+    cpu_ms = sum(used[2:]) / told["connects"] * 1000  # the first two warm up
+    each = {part: spent / told["connects"] * 1000 for part, spent in parts.spent.items()}
+    print(json.dumps({"cpu_ms": cpu_ms, "parts": each}), flush=True)
 
 
 sys.stdin.close()

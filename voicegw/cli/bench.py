@@ -29,14 +29,14 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", help="a benchmark, or all")
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (5)")
     command.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="length of one window (2)")
-    command.add_argument("--page", type=Path, metavar="FILE.md", help="write a results page, and its JSON beside it")
+    command.add_argument("--page", type=Path, metavar="FILE.md", help="write a results page, its JSON and pictures")
     return command
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run it; missed targets are no failure."""
     runner = _runner()
-    names = sorted(runner.measures())
+    names = list(runner.measures())
     if arguments.name is None:
         for name in names:
             console.say(name)
@@ -47,9 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 2
     results = importlib.import_module("bench.results")
     settings = results.Settings(max(1, arguments.rounds), arguments.seconds)
-    found = runner.run(names if arguments.name == ALL else [arguments.name], settings, console.say)
-    if arguments.page is not None:
-        runner.write_page(arguments.page, found, settings)
+    found = runner.run(names if arguments.name == ALL else [arguments.name], settings, console.say, arguments.page)
     console.result({"host": importlib.import_module("bench.machine").host(), "results": found})
     return 0
 

@@ -1,0 +1,218 @@
+"""Where a packet's and a connect's time goes, step by step: what each adds to the step inside it, caches warm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from bench.connect import connect_parts
+from bench.drivers.common import pcm_frames
+from bench.drivers.receiving import AES, KEY, datagrams
+from bench.machine import cores
+from bench.results import Result, Settings
+from voicegw.adapters.udp import VoiceUdp
+from voicegw.media.jitter import Turn
+from voicegw.media.lane import Lane
+from voicegw.media.opener import PacketOpener
+from voicegw.media.opus import MAX_FRAME_SAMPLES, OpusDecoder, OpusEncoder
+from voicegw.media.pacer import FRAME_S, Pacer
+from voicegw.media.receiver import StreamReceiver
+from voicegw.media.sender import StreamSender
+from voicegw.secret import Secret
+from voicegw.wire.encryption import AES_256_GCM, TransportCipher
+
+STREAMS, FRAMES = 100, 150
+PACKETS = STREAMS * FRAMES
+FRAME = b"\xfc" + bytes(239)
+
+
+class _Ready:
+    """Frames that are there."""
+
+    marks = ()
+
+    def __init__(self) -> None:
+        self.frames = deque([FRAME] * (FRAMES + 2))
+        self.low, self.taken = 0, 0
+        self.busy, self.ended, self.error = True, False, None
+
+    def passed(self) -> None:
+        pass
+
+    def refill(self) -> None:
+        pass
+
+    def relieve(self) -> None:
+        pass
+
+
+def profile_send(settings: Settings) -> Result:
+    """A packet on its way out, 100 streams."""
+    result = Result("profile-send", "Where the time of a sent packet goes", "µs", {})
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds):
+        for step, value in _on_one_core(lambda: asyncio.run(_send())).items():
+            values.setdefault(step, []).append(value)
+    result.values = values
+    result.notes.append(
+        "Warm: one slot after the other, without the rests between them. In a paced process the same steps take half "
+        "as much again or twice as much, because other work has had the caches meanwhile, and each waking of the "
+        "thread is on top. Each call has a socket of its own, for a voice server may tell sessions apart by where "
+        "their datagrams come from; one for all calls would allow `sendmmsg`, and would not be right."
+    )
+    return result
+
+
+async def _send() -> dict[str, float]:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        paths = [VoiceUdp(loop, other.getsockname(), lambda data: None) for _ in range(STREAMS)]
+        ciphers = [TransportCipher(AES_256_GCM, Secret(os.urandom(32))) for _ in range(STREAMS)]
+        gcms = [AESGCM(os.urandom(32)) for _ in range(STREAMS)]
+        header, nonce, datagram = bytes(12), bytes(12), bytes(272)
+        native = paths[0]._native_send
+        sockets = [path._descriptor for path in paths]
+        senders = [_sender(cipher, lambda data: True) for cipher in ciphers]
+        kernel = _each(sockets, lambda fd: native(fd, datagram, 272, 0)) if native is not None else 0.0
+        send = _each(paths, lambda path: path.send(datagram))
+        gcm = _each(gcms, lambda one: one.encrypt(nonce, FRAME, header))
+        seal = _each(ciphers, lambda cipher: cipher.seal(header, FRAME))
+        out = _each(senders, lambda sender: sender.send(FRAME))
+        paced = _paced(senders)
+        for path in paths:
+            path.close()
+    return {
+        "system call": kernel,
+        "our socket": send - kernel,
+        "AES-256-GCM": gcm,
+        "nonce, joining": seal - gcm,
+        "header, lock, counting": out - seal,
+        "pacer, queue": paced - out,
+    }
+
+
+def _sender(cipher: TransportCipher, send: Callable[[bytes], bool]) -> StreamSender:
+    sender = StreamSender(lambda: None)
+    sender.configure(cipher, 7, send)
+    sender.release(None)
+    return sender
+
+
+def _paced(senders: Sequence[StreamSender]) -> float:
+    clock = [0.0]
+    pacer = Pacer(lambda: clock[0], lambda: None)
+    for sender in senders:
+        lane = Lane(sender, lambda feed: None, lambda: None, lambda feed: None)
+        lane.play(_Ready())
+        pacer.add(lane)
+    before, began = sum(sender.packets for sender in senders), time.thread_time()
+    while clock[0] < FRAMES * FRAME_S:
+        clock[0] = pacer.run() or 0.0
+    spent = time.thread_time() - began
+    return spent / (sum(sender.packets for sender in senders) - before) * 1e6
+
+
+def profile_receive(settings: Settings) -> Result:
+    """A packet on its way in, 100 users."""
+    result = Result("profile-receive", "Where the time of a received packet goes", "µs", {})
+    encoder = OpusEncoder(64_000)
+    packets = [encoder.encode(frame) for frame in pcm_frames()]
+    rows = datagrams({"mode": AES, "packets": packets, "users": STREAMS, "seconds": FRAMES * FRAME_S})
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds):
+        for step, value in _on_one_core(lambda: _receive(packets, rows)).items():
+            values.setdefault(step, []).append(value)
+    result.values = values
+    result.notes.append(
+        "Warm, without threads and the event loop. libopus is the same for everybody, so two receivers cannot be "
+        "further apart than what it leaves: see what remains of both when it is taken off."
+    )
+    return result
+
+
+def _receive(packets: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> dict[str, float]:
+    flat = [data for row in rows for data in row]
+    gcm = AESGCM(KEY)
+    aes = _once(flat, lambda data: gcm.decrypt(data[-4:] + bytes(8), data[12:-4], data[:12]))
+    opener = PacketOpener(time.monotonic)
+    opener.use_key(TransportCipher(AES, Secret(KEY)))
+    opened = _once(flat, opener.open)
+    now, turns = [100.0], list[list[Turn]]()
+    receiver = StreamReceiver(lambda: now[0], turns.append)
+    receiver.use_key(TransportCipher(AES, Secret(KEY)))
+    for user in range(1, STREAMS + 1):
+        receiver.map_ssrc(user, user)
+    began = time.thread_time()
+    for row in rows:
+        for data in row:
+            receiver.datagram(data)
+        now[0] += FRAME_S
+        receiver.tick()
+    buffered = (time.thread_time() - began) / PACKETS * 1e6
+    played = [turn for slot in turns for turn in slot]
+    framed = _once(played, lambda turn: turn.decoder.turn(turn, True))
+    decoders = [OpusDecoder() for _ in range(STREAMS)]
+    work = [(decoders[n % STREAMS], packets[(n // STREAMS + n) % len(packets)]) for n in range(PACKETS)]
+    decoded = _once(work, lambda pair: pair[0].decode(pair[1]))
+    alone = _once(work, lambda pair: _libopus(*pair))
+    return {
+        "AES-256-GCM": aes,
+        "header, windows, counting": opened - aes,
+        "user, jitter buffer": buffered - opened,
+        "libopus": alone,
+        "PCM out of libopus": decoded - alone,
+        "frame with its origin": framed - decoded,
+    }
+
+
+def _libopus(decoder: OpusDecoder, packet: bytes) -> None:
+    decoder._decode(decoder._state, packet, len(packet), decoder._address, MAX_FRAME_SAMPLES, 0)
+
+
+def profile_connect(settings: Settings) -> Result:
+    """A connect of ours and one of discord.py's."""
+    result = Result("profile-connect", "Where the processor time of a connect goes", "ms", {})
+    result.values = connect_parts(settings)
+    result.notes.append(
+        "The TLS handshake and the key package are the same libraries' work in both. discord.py makes a group of "
+        "itself alone as soon as it knows the external sender; here that waits for somebody to share it with. A "
+        "connect takes some 30 rows of the six state tables. Were everything of ours free but the handshake and the "
+        "key package, the ratio would still be what these two are of discord.py's whole."
+    )
+    return result
+
+
+def _each(things: Sequence[Any], work: Callable[[Any], object]) -> float:
+    """Microseconds of one thing's turn; the things in turn, as streams are served."""
+    began = time.thread_time()
+    for _ in range(FRAMES):
+        for thing in things:
+            work(thing)
+    return (time.thread_time() - began) / FRAMES / len(things) * 1e6
+
+
+def _once(things: Sequence[Any], work: Callable[[Any], object]) -> float:
+    began = time.thread_time()
+    for thing in things:
+        work(thing)
+    return (time.thread_time() - began) / len(things) * 1e6
+
+
+def _on_one_core(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[0]})
+    try:
+        return work()
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+MEASURES = {"profile-send": profile_send, "profile-receive": profile_receive, "profile-connect": profile_connect}
