@@ -49,6 +49,7 @@ GUIDES = {
     "playing.md": [r"^<voicegw.media.playback.Playback", r"^0\.\d\d s$"],
     "listening.md": [r"mixed\.ogg", r"^3840$", r"^SpeakingChanged\(|^frozenset\(", r"^UserStats\(packets=[1-9]"],
     "e2ee.md": [r"^require$", r"^\d+ \d{30}$", r"^active silent$", r"^(\d{5} ){5}\d{5}$", r"^verified$"],
+    "view.md": [r"^http://127\.0\.0\.1:\d+/$"],
     "troubleshooting.md": [r"^it waits for nothing$", r"'gateway': 'ready'", r"^CallStats\(", r"^None$"],
     "machines/index.md": [r"'gateway': 'ready'", r"'identifying.awaiting_ready'", r"^it waits for nothing$"],
 }

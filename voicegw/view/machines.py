@@ -10,7 +10,7 @@ from voicegw.tables.load import load_table
 from voicegw.tables.model import Table
 from voicegw.why import PULSE
 
-MACHINES: Final = ("call", *(name for name in SESSIONS if name != "call"))  # the membership first: it outlives the rest
+MACHINES: Final = tuple(SESSIONS)
 
 
 @functools.cache

@@ -4,6 +4,8 @@ import { $, clock, grid, h, inFives, milliseconds, number, percent, say, words }
 import { deadlineNote } from "./maps.js";
 import { aboutState } from "./rows.js";
 
+const TOGETHER_MS = 50; // steps so close to the newest came with it
+
 export class Call {
   constructor(machines, maps) {
     this.machines = machines;
@@ -52,9 +54,8 @@ export class Call {
       return;
     }
     this.#head();
-    const newest = this.whole.way?.[0]?.at ?? 0;
-    const last = (this.whole.way ?? []).filter((step) => step.at > newest - 50 && !this.pulse.has(step.event));
-    this.maps.light(this.line.states, last);
+    const steps = (this.whole.way ?? []).filter((step) => !this.pulse.has(step.event));
+    this.maps.light(this.line.states, steps.filter((step) => step.at > steps[0].at - TOGETHER_MS));
     for (const machine of Object.keys(this.machines)) {
       const deadline = this.line.ended ? null : this.whole.deadlines?.[machine];
       this.maps.note(machine, this.line.ended ? "" : deadlineNote(this.whole.since?.[machine], deadline, this.whole.now));

@@ -3,6 +3,7 @@
 import { h, lasted, say, words } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const ORDER = ["gateway", "call", "dave", "heartbeat", "transport", "speech"];
 const NARROW = { transport: true, heartbeat: true, speech: true };
 const LEAST_SCALE = 0.7, MOST_SCALE = 1.05, SLIM_SCALE = 0.95;
 
@@ -13,7 +14,7 @@ export class Maps {
     this.onpick = null;
     this.lit = {};
     const columns = [h("div", { className: "wide" }), h("div", { className: "slim" })];
-    for (const name of Object.keys(machines)) {
+    for (const name of ORDER.filter((name) => name in machines)) {
       const figure = this.figures[name] = this.#figure(name);
       columns[NARROW[name] ? 1 : 0].append(figure.element);
     }
