@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import Phase, settings
 
@@ -84,7 +85,8 @@ async def test_the_readmes_bot_plays_and_records(
 
 @pytest.mark.loopback
 async def test_the_readmes_test_server_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    program = EXAMPLES[2].replace("asyncio.run(main())", "")
+    (program,) = [example for example in EXAMPLES if "server.faults.lose" in example]
+    program = program.replace("asyncio.run(main())", "")
     namespace: dict[str, Any] = {}
     exec(compile(program, "README.md", "exec"), namespace)
     await asyncio.wait_for(namespace["main"](), 30)
@@ -140,8 +142,26 @@ def test_the_rules_find_a_panel_that_forgets_to_hide() -> None:
         namespace["TestPanel"]("runTest").runTest()
 
 
+@pytest.mark.loopback
+async def test_the_readmes_view_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = [example for example in EXAMPLES if "serve_view" in example]
+    namespace: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), namespace)
+
+    class Bot:
+        async def run(self) -> None:
+            said = capsys.readouterr().out
+            page, metrics = re.findall(r"http\S+?/(?:metrics)?(?=[,\s])", said)
+            async with aiohttp.ClientSession() as session:
+                for address, shown in ((page, "<title>voicegw"), (metrics, "voicegw_transitions_total{")):
+                    async with session.get(address) as answer:
+                        assert shown in await answer.text()
+
+    await namespace["watched"](Bot())
+
+
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 def test_the_readmes_simulated_bot_gets_through(voice_simulation: Simulation) -> None:
