@@ -42,9 +42,8 @@ def on_files(files: Files, config: Any) -> Files:
     for name in table_names():
         page = (ROOT / "diagrams" / f"{name}.md").read_text(encoding="utf-8")
         files.append(File.generated(config, f"machines/{name}.md", content=machine_page(name, page)))
-        files.append(
-            File.generated(config, f"machines/{name}.svg", abs_src_path=str(ROOT / "diagrams" / f"{name}.svg"))
-        )
+        for picture in (f"{name}.svg", f"{name}.map.svg"):
+            files.append(File.generated(config, f"machines/{picture}", abs_src_path=str(ROOT / "diagrams" / picture)))
         files.append(File.generated(config, f"machines/{name}-overview.svg", content=to_overview_svg(load_table(name))))
     tables = (ROOT / "states" / "README.md").read_text(encoding="utf-8")
     files.append(File.generated(config, "machines/tables.md", content=tables))
@@ -90,8 +89,8 @@ def machine_page(name: str, page: str) -> str:
     """A machine's page with pictures in the place of diagrams that a browser would have to draw."""
     pictures = (
         f"![the top states of {name}]({name}-overview.svg)\n\n"
-        f"With all states ([as a picture of its own]({name}.svg)):\n\n"
-        f"[![the states of {name}]({name}.svg)]({name}.svg)\n\n"
+        f"All states, without the events; [with them]({name}.svg) it is a large picture:\n\n"
+        f"[![the states of {name}]({name}.map.svg)]({name}.svg)\n\n"
         f"Drawn by `voicegw diagram` from `states/{name}.toml`.\n"
     )
     return PICTURES.sub(lambda _: pictures, page, count=1)
