@@ -177,7 +177,8 @@ def test_the_readmes_diagram_is_current() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "states" / "README.md", *(ROOT / "diagrams").glob("*.md")):
+    readmes = (ROOT / "README.md", ROOT / "states" / "README.md", ROOT / "examples" / "README.md")
+    for page in (*readmes, *(ROOT / "diagrams").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
