@@ -102,7 +102,7 @@ class MediaPath:
         if self._key != effect:
             self._wipe()
             self._key = effect
-            cipher = TransportCipher(effect.mode, effect.secret_key)
+            cipher = TransportCipher(effect.mode, effect.secret_key, keys=self._system.keys)
             self._sender.configure(cipher, effect.ssrc, None if self._udp is None else self._udp.send)
             self._receiver.use_key(cipher)
             if self._wiping is not None:

@@ -20,7 +20,6 @@ from voicegw.frozen import FrozenCall
 from voicegw.media.playlist import Opener, Playlist, play_on, playlist_of
 from voicegw.secret import Secret
 from voicegw.signalling import Signalling
-from voicegw.wire.encryption import KEYS
 from voicegw.wire.rtp import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Portable:
         self.sender.hold()
         frozen = self._take(0)
         for digest, _ in frozen.keys:
-            KEYS.retire(digest)
+            self.system.keys.retire(digest)
         for text in frozen.playlist.lost:
             self._warn(f"not taken along: {text}")
         self.feed(FreezeRequested())
@@ -168,7 +167,7 @@ class Portable:
         session = frozen.session
         away_s = min(max(0, self.system.wall_ms() - frozen.frozen_at_ms) / 1000, MOST_AWAY_S)
         begin = (frozen.stream.timestamp_ticks + round(away_s * SAMPLE_RATE)) & 0xFFFFFFFF
-        counters = {digest: KEYS.take_over(digest, uses) for digest, uses in frozen.keys}
+        counters = {digest: self.system.keys.take_over(digest, uses) for digest, uses in frozen.keys}
         mark = dataclasses.replace(frozen.stream, timestamp_ticks=begin)
         self.sender.go_on(mark, self.player.clock(), counters)
         if session.secret_key is not None:

@@ -15,7 +15,7 @@ from voicegw.events import Event, Stamped, VoiceServerUpdated
 from voicegw.media.sender import StreamSender
 from voicegw.testing.injectors import INJECTORS
 from voicegw.testing.storm import Happening, Storm, plan_of, shrink
-from voicegw.wire.encryption import NonceCounter
+from voicegw.wire.encryption import KeyTable, NonceCounter
 
 QUIET: tuple[Happening, ...] = ()
 BUSY = (
@@ -79,6 +79,34 @@ def test_a_broken_client_is_found(what: str, monkeypatch: pytest.MonkeyPatch) ->
     break_it(monkeypatch)
     run = Storm(1, BUSY).go()
     assert run.kind == kind, run.report()
+
+
+HANDED_OVER = (
+    Happening(3.0, "app_speak", 1),
+    Happening(3.2, "app_hand_over", 3),
+    Happening(6.0, "app_speak", 2),
+    Happening(6.2, "app_hand_over", 5),
+    Happening(11.0, "app_store", 6),
+    Happening(12.0, "app_speak", 4),
+)
+NOT_HANDED_OVER: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "nonces": ("V07", lambda patch: patch.setattr(KeyTable, "take_over", lambda *given: NonceCounter(1 << 31))),
+    "numbers": ("V12", lambda patch: patch.setattr(StreamSender, "go_on", nothing)),
+}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_call_goes_from_process_to_process(seed: int) -> None:
+    run = Storm(seed, HANDED_OVER).go()
+    assert run.violation is None, run.report()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", NOT_HANDED_OVER)
+def test_a_call_that_begins_to_count_anew_is_found(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, break_it = NOT_HANDED_OVER[what]
+    break_it(monkeypatch)
+    assert kind in {Storm(seed, HANDED_OVER).go().kind for seed in range(12)}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -11,14 +11,18 @@ from typing import Any
 
 from voicegw.adapters.calls import Calls
 from voicegw.adapters.dials import DialBudget
+from voicegw.wire.encryption import KEYS, KeyTable
 
 
 class System:
     """This host. A subclass stands for another one: `voicegw.testing.network.Host` is a simulated one.
 
     The monotonic clock is the event loop's. `random` spreads retries and guards nothing; `dials` is the budget of all
-    calls that share this object, which are by default those of the process, and `calls` are these calls.
+    calls that share this object, which are by default those of the process, and `calls` are these calls. `keys`
+    counts the nonces of every transport key that they have had.
     """
+
+    keys: KeyTable = KEYS
 
     def __init__(self) -> None:
         self.random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from voicegw.effects import Closed, Notice
 from voicegw.errors import VoiceError
+from voicegw.frozen import FrozenCall
 from voicegw.media.playback import Playback
+from voicegw.media.sources import SourceDescription
 from voicegw.server import LocalSignalling
 from voicegw.testing.invariants import Violation
 
@@ -28,8 +30,13 @@ class Frames:
     is_opus = True
 
     def __init__(self, count: int) -> None:
-        self.left = count
+        self.left = self.count = count
         self.closed = False
+
+    @property
+    def description(self) -> SourceDescription:
+        """Another process makes the same packets."""
+        return SourceDescription("frames", {"count": self.count})
 
     def read(self) -> bytes:
         """A packet: TOC of 20 ms stereo, and some bytes."""
@@ -54,7 +61,10 @@ class Bot:
         self.signalling = LocalSignalling(sim.server, number)
         self.notices: list[Notice] = []
         self.playback: Playback | None = None
-        self._options = options
+        self.handing = self.store_away = False
+        self._options = {name: value for name, value in options.items() if name != "checkpoints"}
+        self._keeps = options.get("checkpoints", False)
+        self._stored: FrozenCall | None = None
         self._lives = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.client = self._make()
@@ -64,7 +74,15 @@ class Bot:
         client = self.sim.client(self.user_id, address=address, signalling=self.signalling, **self._options)
         self.watch.client(client)
         client.add_listener(self.notices.append)
+        self._stored = None
         return client
+
+    async def _write(self, frozen: FrozenCall) -> None:
+        """The fleet's store, which is not always there."""
+        await asyncio.sleep(self.sim.delay_s)
+        if self.store_away:
+            raise ConnectionError("the store is away")
+        self._stored = frozen
 
     @property
     def over(self) -> bool:
@@ -95,6 +113,8 @@ class Bot:
         host = self.client.system
         before = self.sim.loop.now - host.frozen_s
         try:
+            if self._keeps and self.client.states["call"] == "idle":
+                self.client.keep_checkpoints(self._write)
             await self.client.connect(channel_id)
         except VoiceError:
             pass
@@ -103,6 +123,27 @@ class Bot:
         took_s = self.sim.loop.now - host.frozen_s - before
         if took_s > CONNECT_S + 0.1:
             self.watch.violate(f"V15: connect took {took_s:.1f} s")
+
+    async def hand_over(self, crash: bool, away_s: float) -> None:
+        """Its call goes to another process: frozen, or taken from the last checkpoint of one that died."""
+        if self.handing or self.over:
+            return
+        self.handing = True
+        try:
+            stored = self._stored
+            frozen = await self.client.freeze()
+            if crash and stored is not None:  # what dies tells nothing that it has not told before
+                frozen = stored
+            await asyncio.sleep(away_s)
+            self.notices.clear()
+            self.client = client = self._make()
+            await client.go_on(frozen, CONNECT_S, {"frames": Frames}, self._write if self._keeps else None)
+        except VoiceError:
+            pass
+        except Exception as error:
+            self.watch.violate(f"V15: a hand-over raised {error!r}")
+        finally:
+            self.handing = False
 
     def speak(self, frames: int) -> None:
         """Play, if there is a call."""
@@ -127,7 +168,7 @@ class Bot:
 
     async def settled(self) -> None:
         """Until it is ready or over."""
-        await self._until(lambda: self.ready or self.over)
+        await self._until(lambda: not self.handing and (self.ready or self.over))
 
     async def come_back(self) -> None:
         """Its call has ended: a new client, as a bot would make one.

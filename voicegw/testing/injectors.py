@@ -512,6 +512,25 @@ async def app_close(scene: Scene, chance: random.Random) -> None:
 
 
 @injector
+async def app_hand_over(scene: Scene, chance: random.Random) -> None:
+    """The call goes to another process, frozen or after a crash, and perhaps to yet another one."""
+    bot = scene.bot(chance)
+    for _ in range(chance.choice((1, 1, 3))):
+        bot.do(bot.hand_over(chance.random() < 0.5, chance.choice((0.0, 0.05, 2.0, 70.0))))
+        await asyncio.sleep(chance.choice((0.0, 0.3, 3.0)))
+
+
+@injector
+async def app_store(scene: Scene, chance: random.Random) -> None:
+    """Checkpoints cannot be written for a while: speech is held, and whoever takes over knows little."""
+    bot = scene.bot(chance)
+    bot.store_away = True
+    scene.later(chance.choice((1.0, 10.0)), lambda: setattr(bot, "store_away", False))
+    if chance.random() < 0.5:
+        await app_hand_over(scene, chance)
+
+
+@injector
 async def app_listener(scene: Scene, chance: random.Random) -> None:
     """A listener raises whatever it hears."""
 

@@ -29,14 +29,16 @@ import functools
 import hashlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from voicegw.adapters.websocket import tls_context
 from voicegw.client import VoiceClient
 from voicegw.effects import Effect, Notice
 from voicegw.events import Event, Stamped
+from voicegw.frozen import FrozenCall
 from voicegw.media.playback import HowToPlay, Playback
 from voicegw.media.sources import Source
+from voicegw.portable import Write
 from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.server.certificates import make_authority
 from voicegw.session import Transition
@@ -52,6 +54,7 @@ SERVER_NAME, SERVER_ADDRESS, SERVER_PORT = "c-ams01-sim.discord.media", "66.22.1
 SETTLE_S = 5.0
 LIMIT_S = 40 * 86_400.0
 
+Done = TypeVar("Done")
 Story = Callable[["Simulation"], Awaitable[Any]]
 
 
@@ -72,7 +75,7 @@ class Simulation:
         self.trace: list[str] = []
         self.on_event: Callable[[SimulatedClient, Event | Stamped], None] | None = None
         self.on_effect: Callable[[SimulatedClient, Effect], None] | None = None
-        self._delay_s = delay_s
+        self.delay_s = delay_s
         self._servers: list[VoiceServer] = []
         self.server = self.voice_server(SERVER_NAME, SERVER_ADDRESS, dave=dave)
 
@@ -89,7 +92,7 @@ class Simulation:
     def client(self, user_id: int, guild_id: int = GUILD, *, address: str = "", **options: Any) -> SimulatedClient:
         """A voice client; `options` are VoiceClient's. Its main gateway is the simulation's server."""
         host = self.network.host(address or f"10.0.{len(self.clients) // 250}.{len(self.clients) % 250 + 1}")
-        host.set_delay(self._delay_s)
+        host.set_delay(self.delay_s)
         options = {
             "signalling": LocalSignalling(self.server, user_id),
             "ssl_context": _trust(),
@@ -207,6 +210,22 @@ class SimulatedClient(VoiceClient):
         """As VoiceClient's."""
         await self._here(super().move_to, channel_id, timeout_s)
 
+    async def freeze(self) -> FrozenCall:
+        """As VoiceClient's."""
+        return await self._here(super().freeze)
+
+    def keep_checkpoints(self, write: Write, every_s: float = 1.0) -> None:
+        """As VoiceClient's."""
+        token = PROCESS.set(self.system)
+        try:
+            super().keep_checkpoints(write, every_s)
+        finally:
+            PROCESS.reset(token)
+
+    async def go_on(self, frozen: FrozenCall, *how: Any) -> None:
+        """As VoiceClient's."""
+        await self._here(super().go_on, frozen, *how)
+
     async def close(self) -> None:
         """As VoiceClient's."""
         await self._here(super().close)
@@ -264,10 +283,10 @@ class SimulatedClient(VoiceClient):
         if self._simulation.on_effect is not None:
             self._simulation.on_effect(self, effect)
 
-    async def _here(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    async def _here(self, work: Callable[..., Awaitable[Done]], *arguments: Any) -> Done:
         token = PROCESS.set(self.system)
         try:
-            await work(*arguments)
+            return await work(*arguments)
         finally:
             PROCESS.reset(token)
 

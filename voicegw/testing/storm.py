@@ -98,6 +98,8 @@ class Storm:
         self._policy = "allow" if not self._dave or chance.random() < 0.2 else "require"
         self._modes = chance.choice(((), ("aead_aes256_gcm_rtpsize",), ("aead_xchacha20_poly1305_rtpsize",)))
         self._delay_s = chance.choice((0.001, 0.02, 0.15))
+        self._checkpoints = chance.random() < 0.5
+        self._keep_key = chance.random() < 0.5
 
     def go(self) -> StormRun:
         """Run it; nothing is raised."""
@@ -120,7 +122,8 @@ class Storm:
 
     async def _story(self, sim: Simulation, watch: Watch) -> None:
         watch.server(sim.server)
-        options = {"policy": self._policy, "keep_flight_record": True}
+        sim.server.faults.keep_key = self._keep_key  # whoever goes on with a call goes on with its key
+        options = {"policy": self._policy, "keep_flight_record": True, "checkpoints": self._checkpoints}
         if self._modes:
             options["modes"] = self._modes
         bots = [Bot(sim, watch, number, CHANNEL, options) for number in (1, 2)]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from voicegw.effects import Effect, ReleaseStream, UseKey
-from voicegw.events import Event, Stamped
+from voicegw.events import CallThawed, Event, Stamped
 from voicegw.server import VoiceServer
 from voicegw.session import E2EEPolicy
 from voicegw.testing.invariants import Violation, forbidden
@@ -61,6 +61,8 @@ class Watch(logging.Handler):
         self._dials: dict[Host, deque[float]] = defaultdict(lambda: deque(maxlen=400))
         self._identified: Counter[tuple[str, str]] = Counter()
         self._resumed: Counter[str] = Counter()
+        self._thawed: Counter[str] = Counter()
+        self._last: dict[int, tuple[int, int]] = {}
         self._canaries: set[str] = set()
         self._sessions: dict[ServerSession, None] = {}
         self._loggers = [logging.getLogger(name) for name in ("voicegw", "aiohttp", "asyncio")]
@@ -107,7 +109,7 @@ class Watch(logging.Handler):
             pair = (str(fields.get("session_id")), str(fields.get("token")))
             self._secret(*pair)
             self._identified[pair] += 1
-            if self._identified[pair] > 1:
+            if self._identified[pair] > 1 + self._thawed[pair[0]]:
                 self.violate("V10: a pair of session id and token was used for a second identify")
             session = identify(fields)
             self._resumed[pair[0]] = 0
@@ -184,6 +186,10 @@ class Watch(logging.Handler):
 
     def _after_event(self, client: SimulatedClient, event: Event | Stamped) -> None:
         self.events += 1
+        if isinstance(event, CallThawed) and event.snapshot.session_id is not None:
+            session_id = event.snapshot.session_id.reveal()
+            self._thawed[session_id] += 1  # where it cannot be resumed, its pair serves another Identify
+            self._resumed[session_id] = 0
         if client._busy:
             return
         for what in forbidden(client.session):
@@ -220,6 +226,12 @@ class Watch(logging.Handler):
             return  # the server's side
         self._spend(self._keys.get(client), int.from_bytes(data[-4:], "little"), "transport")
         view = parse_rtp(data)
+        before = self._last.get(view.ssrc)
+        if before is not None and not _follows(view.sequence, before[0], 16):
+            self.violate(f"V12: number {view.sequence} of {view.ssrc} came after {before[0]}, of whichever process")
+        if before is not None and _follows(before[1], view.timestamp_ticks, 32):
+            self.violate(f"V11: the timestamp of {view.ssrc} went back from {before[1]} to {view.timestamp_ticks}")
+        self._last[view.ssrc] = (view.sequence, view.timestamp_ticks)
         now = host.network.loop.now - host.asleep_s
         numbers = self._streams.get(client)
         following = _Numbers(view.ssrc, view.sequence, view.timestamp_ticks, now, numbers)
@@ -284,6 +296,10 @@ class _Numbers:
             media_s = ((timestamp - before.timestamp) & 0xFFFFFFFF) / SAMPLE_RATE
             self.drift_s = before.drift_s + media_s - (at - before.at)
             self.late = before.late + 1 if self.drift_s < -CLOCK_SLACK_S else 0
+
+
+def _follows(number: int, before: int, bits: int) -> bool:
+    return 0 < (number - before) % (1 << bits) < 1 << (bits - 1)
 
 
 def _requires(client: SimulatedClient) -> bool:
