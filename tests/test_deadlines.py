@@ -91,11 +91,17 @@ def far_turn(world: World) -> None:
     world.server(DialPostponed(10_000.0), numbered=False)
 
 
+def thawing(world: World) -> None:
+    world.unanswered.add("OpenSocket")
+    world.hand_over()
+
+
 WAITS: dict[str, tuple[str, Callable[[World], object], float]] = {
     "joining.asking": ("P", lambda world: None, 3.0),
     "joining.halved": ("P", lambda world: world.feed(voice_state()), 10.0),
     "joining.clearing": ("P", lambda world: world.advance(3.0), 1.0),
     "joining.asking_again": ("P", asking_again, 6.0),
+    "thawing": ("R", thawing, 30.0),
     "connecting": ("D", lambda world: None, 30.0),
     "moving.announced": ("R", lambda world: world.feed(voice_state(ELSEWHERE)), 5.0),
     "moving.dialling": ("R", dialling_anew, 30.0),

@@ -415,6 +415,7 @@ async def test_metrics_are_named_as_in_the_tables(
     alice, bob = await pair(make_client, server, system=system)
     await alice.play(ToneSource(440, 0.3)).wait()
     await bob.wait_for(lambda: bob.stats.users.get(ALICE) is not None and bob.stats.users[ALICE].packets >= 15)
+    await alice.wait_for(lambda: alice.states["speech"] == "silent")  # the silence after it has left, too
     server.drop_socket(BOB)
     await bob.wait_for(lambda: bob.states["gateway"] == "ready" and bob.tally.reconnects == 1)
     metrics = await scraped(view)
