@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CHANNEL, GUILD, OTHER_CHANNEL
 from voicegw import frameworks
+from voicegw.effects import Connected
 from voicegw.errors import Kicked, SourceFailed, VoiceError
 from voicegw.frameworks.audio import FrameworkSource
 from voicegw.frameworks.voice_protocol import GuildVoiceClient
@@ -80,9 +81,12 @@ class ShardedClient(Client):
 class Channel:
     """A framework's voice channel; it is its own guild, too."""
 
+    bitrates: ClassVar = {CHANNEL: 64_000, OTHER_CHANNEL: 1}
+
     def __init__(self, client: Client, channel_id: int) -> None:
         self.client = client
         self.id = channel_id
+        self.bitrate = self.bitrates[channel_id]
         self.guild = types.SimpleNamespace(id=GUILD, shard_id=1, change_voice_state=self._change_voice_state)
 
     async def connect(self, *, cls: Any, timeout: float = 20.0) -> Any:
@@ -164,6 +168,17 @@ async def test_a_bot_joins_plays_moves_and_leaves(server: VoiceServer) -> None:
     assert bob.voice_clients == {}  # so that the bot can connect again
     await other.disconnect(force=True)
     assert other.cleaned_up == 1
+
+
+async def test_sound_is_encoded_at_the_channels_bitrate_or_the_bots(server: VoiceServer) -> None:
+    voice = await Channel(Client(server, ALICE), CHANNEL).connect(cls=connected_class(server))
+    assert voice.voice.player.bitrate == 64_000
+    voice.voice.player.bitrate = 24_000
+    voice.noted(Connected(CHANNEL))  # as after a new voice session there
+    assert voice.voice.player.bitrate == 24_000
+    await voice.move_to(Channel(voice.client, OTHER_CHANNEL))
+    assert voice.voice.player.bitrate == 6_000
+    await voice.disconnect()
 
 
 async def test_a_join_that_fails_cleans_up(server: VoiceServer) -> None:

@@ -288,3 +288,15 @@ def test_close_ends_without_a_word(loop: VirtualLoop) -> None:
 
     stage = on_stage(loop, act)
     assert (len(stage.sent), stage.said) == (2, ["started"])
+
+
+def test_what_cannot_be_played_is_refused_at_once(loop: VirtualLoop) -> None:
+    async def act(stage: Stage) -> None:
+        with pytest.raises(TypeError, match="open_source makes one"):
+            stage.player.play("song.mp3")  # type: ignore[arg-type]
+        for volume in (-0.1, 17.0):
+            with pytest.raises(ValueError, match="a volume is 0 to 16"):
+                stage.player.play(Frames(5), volume=volume)
+        assert stage.player.playing is None
+
+    assert on_stage(loop, act).sent == []

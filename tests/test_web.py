@@ -143,6 +143,9 @@ def test_a_read_that_blocks_can_be_ended(site: Site) -> None:
     reader.join(60)
     assert found == [b""]
     stream.close()
+    assert stream._connection is not None
+    assert stream._connection.dialled is not None
+    assert stream._connection.dialled.fileno() == -1  # though the answer, whose length nobody knew, held it
     site.hanging.set()
 
 

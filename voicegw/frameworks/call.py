@@ -16,6 +16,7 @@ from voicegw.errors import AudioError, VoiceError
 from voicegw.frameworks.audio import FrameworkSource
 from voicegw.media.heard import HeardFrame
 from voicegw.media.listeners import FrameStream, Listening
+from voicegw.media.opus import LEAST_BITRATE, MOST_BITRATE
 from voicegw.media.playback import HowToPlay, Playback
 from voicegw.media.sinks import Sink
 from voicegw.media.sources import Source
@@ -46,6 +47,13 @@ def id_of(thing: Any) -> int:
     return int(getattr(thing, "id", thing))
 
 
+def take_bitrate(voice: VoiceClient, channel: Any) -> None:
+    """Encode as the channel has it, where the framework says it."""
+    bitrate = getattr(channel, "bitrate", None)
+    if isinstance(bitrate, int):
+        voice.player.bitrate = min(max(bitrate, LEAST_BITRATE), MOST_BITRATE)
+
+
 class FrameworkCall:
     """A call as the bot of a framework sees it; `voice` is the call itself, with everything else.
 
@@ -54,6 +62,7 @@ class FrameworkCall:
 
     voice: VoiceClient
     _loop: asyncio.AbstractEventLoop
+    _encoded_for: int | None = None
 
     def take(self, voice: VoiceClient) -> None:
         """Be this call from now on; on its event loop."""
@@ -68,6 +77,12 @@ class FrameworkCall:
 
     def ended(self) -> None:
         """The call is over, for whatever reason."""
+
+    def encode_for(self, channel: Any) -> None:
+        """Take the channel's bitrate, where the framework says it; a bot may set another while we are there."""
+        if channel is not None and id_of(channel) != self._encoded_for:
+            self._encoded_for = id_of(channel)
+            take_bitrate(self.voice, channel)
 
     def is_connected(self) -> bool:
         """Is there a voice session, or one that resumes?"""

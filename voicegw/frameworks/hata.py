@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, Unpack
 from voicegw.client import VoiceClient as Call
 from voicegw.effects import Closed, Notice, Reconnecting
 from voicegw.errors import NotAudio
-from voicegw.frameworks.call import id_of, require
+from voicegw.frameworks.call import id_of, require, take_bitrate
 from voicegw.media.heard import HeardFrame
 from voicegw.media.listeners import Listening
 from voicegw.media.live import AsyncIteratorSource
@@ -152,6 +152,7 @@ class VoiceClient:
         """
 
         made = cls(client, channel.guild_id, channel.id, **options)
+        take_bitrate(made.call, channel)
         await on_call_loop(made.call.connect(timeout_s=timeout_s))
         return made
 

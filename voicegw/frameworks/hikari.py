@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from voicegw.client import VoiceClient
+from voicegw.effects import Moved, Notice
 from voicegw.frameworks.call import FrameworkCall, id_of, require
 from voicegw.signalling import SignallingReceiver
 
@@ -118,9 +119,15 @@ class VoiceConnection(FrameworkCall, api.VoiceConnection):  # type: ignore[misc,
         finally:
             app.event_manager.unsubscribe(hikari.VoiceEvent, meanwhile)
         connection.take(voice)
+        connection.encode_for(app.cache.get_guild_channel(channel_id))
         for event, callback in connection._subscriptions:
             app.event_manager.subscribe(event, callback)
         return connection
+
+    def noted(self, notice: Notice) -> None:
+        super().noted(notice)
+        if isinstance(notice, Moved):
+            self.encode_for(self._owner._app.cache.get_guild_channel(notice.channel_id))
 
     # -- what hikari asks
 

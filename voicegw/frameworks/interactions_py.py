@@ -152,6 +152,7 @@ class VoiceClient(FrameworkCall):
         super().noted(notice)
         if isinstance(notice, Connected | Moved):
             self.channel = self.channel.client.get_channel(notice.channel_id) or self.channel
+            self.encode_for(self.channel)
 
     def ended(self) -> None:
         """Listen to the bot's gateway no more."""

@@ -195,6 +195,7 @@ class GuildVoiceClient(FrameworkCall):
         super().noted(notice)
         if isinstance(notice, Connected | Moved):
             self.channel = self.client.get_channel(notice.channel_id) or self.channel
+            self.encode_for(self.channel)
 
     def ended(self) -> None:
         """Be no longer the guild's voice client, so that the bot can connect again."""

@@ -29,6 +29,8 @@ from voicegw.native import find_library, find_package
 
 SAMPLE_RATE: Final = 48_000
 FRAME_BYTES: Final = 3840
+LEAST_BITRATE: Final = 6_000
+MOST_BITRATE: Final = 510_000
 
 _BYTES_PER_SAMPLE: Final = 4
 _MAX_PACKET: Final = 48 * 1277
@@ -178,6 +180,12 @@ def _function(library: OpusLibrary, name: str, *argtypes: Any) -> Any:
     return function
 
 
+def check_bitrate(bitrate: int) -> None:
+    """Raises ValueError where libopus would not take it."""
+    if not LEAST_BITRATE <= bitrate <= MOST_BITRATE:
+        raise ValueError(f"an Opus bitrate is {LEAST_BITRATE} to {MOST_BITRATE} bit/s, not {bitrate}")
+
+
 class OpusEncoder:
     """48 kHz stereo PCM to Opus packets of 20 ms.
 
@@ -189,8 +197,7 @@ class OpusEncoder:
     def __init__(
         self, bitrate: int = 128_000, application: Literal["audio", "voip", "restricted_lowdelay"] = "audio"
     ) -> None:
-        if not 6_000 <= bitrate <= 510_000:
-            raise ValueError(f"an Opus bitrate is 6000 to 510000 bit/s, not {bitrate}")
+        check_bitrate(bitrate)
         library = load_opus()
         self._owner = sys.modules["opuslib"].Encoder(SAMPLE_RATE, 2, application)
         self._state = ctypes.cast(self._owner.encoder_state, ctypes.c_void_p)

@@ -67,6 +67,9 @@ class Playback:
         loudness: float | None = None,
         loop_source: bool = False,
     ) -> None:
+        check_volume(volume)
+        if not hasattr(source, "read"):
+            raise TypeError(f"{source!r} is no source; open_source makes one of a file, open_url of a URL")
         self._player = player
         self._closed = loop.create_future()
         self._over = False
@@ -168,8 +171,7 @@ class Playback:
 
     def fade_to(self, volume: float, seconds: float) -> None:
         """Go to `volume` in so many seconds."""
-        if not 0 <= volume <= 16:
-            raise ValueError("a volume is 0 to 16")
+        check_volume(volume)
         if not self.done:
             self._player.change(self)
             self._track.fade(volume, seconds)
@@ -209,3 +211,9 @@ class Playback:
         self.error = self.error or self._reader.error
         if not self._closed.done():
             self._closed.set_result(None)
+
+
+def check_volume(volume: float) -> None:
+    """Raises ValueError unless it is 0 to 16."""
+    if not 0 <= volume <= 16:
+        raise ValueError(f"a volume is 0 to 16, not {volume}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from voicegw.errors import AudioError
 from voicegw.media.lane import Feed, Lane
 from voicegw.media.mixer import Mixer
+from voicegw.media.opus import check_bitrate
 from voicegw.media.pacer import FRAME_S, Pacer, has_own_clock, pacer_of
 from voicegw.media.playback import Playback
 from voicegw.media.sender import StreamSender
@@ -183,8 +184,7 @@ class Player:
 
     @bitrate.setter
     def bitrate(self, value: int) -> None:
-        if not 6_000 <= value <= 510_000:
-            raise ValueError(f"an Opus bitrate is 6000 to 510000 bit/s, not {value}")
+        check_bitrate(value)
         self._bitrate = value
         if self._mixer is not None:
             self._mixer.set_bitrate(value)

@@ -96,6 +96,8 @@ class WebStream(io.RawIOBase):
         resolve: Resolve = addresses,
     ) -> None:
         super().__init__()
+        self._connection: _Connection | None = None
+        self._response: http.client.HTTPResponse | None = None
         self._url = url
         self._headers = {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
         for name, value in self._headers.items():
@@ -106,18 +108,17 @@ class WebStream(io.RawIOBase):
         self._resolve = resolve
         self._at = 0
         self._aborted = False
-        self._connection: _Connection | None = None
         check_url(url)
-        self._response = self._get(0)
-        self.content_type = self._response.headers.get_content_type()
-        self.length = self._response.length
+        self._body = self._get(0)
+        self.content_type = self._body.headers.get_content_type()
+        self.length = self._body.length
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         try:
-            count = self._response.readinto(buffer)
+            count = self._body.readinto(buffer)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             if self._aborted:
                 return 0
@@ -136,21 +137,27 @@ class WebStream(io.RawIOBase):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        self._hang_up()
         super().close()
 
+    def _hang_up(self) -> None:
+        """An answer of unknown length holds the socket, whatever becomes of its connection."""
+        for held in (self._response, self._connection):
+            if held is not None:
+                held.close()
+        self._response = None
+
     def _cut_off(self) -> bool:
-        return bool(self._response.length)
+        return bool(self._body.length)
 
     def _again(self, buffer: memoryview, error: Exception | None) -> int:
         """Go on behind what came, once."""
         what = "the stream broke off" if error is None else f"the stream broke off: {type(error).__name__}"
-        if self._response.headers.get("Accept-Ranges", "") != "bytes":
+        if self._body.headers.get("Accept-Ranges", "") != "bytes":
             raise SourceFailed(what) from error
-        self._response = self._get(self._at)
+        self._body = self._get(self._at)
         try:
-            return self._response.readinto(buffer)
+            return self._body.readinto(buffer)
         except (OSError, http.client.HTTPException) as second:
             raise SourceFailed(what) from second
 
@@ -172,8 +179,7 @@ class WebStream(io.RawIOBase):
         tls = None
         if parts.scheme == "https":
             tls = self._tls = self._tls or ssl.create_default_context()
-        if self._connection is not None:
-            self._connection.close()
+        self._hang_up()
         found = self._resolve(parts.hostname, parts.port or SCHEMES[parts.scheme])
         for address in found:
             try:
@@ -187,7 +193,8 @@ class WebStream(io.RawIOBase):
             connection = self._connection = _Connection(parts, address, tls)
             try:
                 connection.request("GET", path, headers=headers)
-                return connection.getresponse()
+                self._response = connection.getresponse()
+                return self._response
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 failed = error
