@@ -38,7 +38,9 @@ HANDED_OVER = {
     ("secret.py", "_as_bytes"),  # to compare two of them
     ("client.py", "voice_state_update"),  # the framework's own dict
     ("client.py", "voice_server_update"),
-    ("signalling.py", "flags_of"),  # it looks into that dict
+    ("voice_state.py", "voice_state_of"),  # they look into that dict
+    ("voice_state.py", "voice_server_of"),
+    ("signalling.py", "flags_of"),
     ("adapters/websocket.py", "receive"),  # aiohttp's message
     ("wire/frames.py", "_object"),  # json's pairs, until they are sealed
     ("wire/frames.py", "_sealed"),
