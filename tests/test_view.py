@@ -57,6 +57,10 @@ async def get(view: View, path: str, **options: Any) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+def port_of(view: View) -> int:
+    return int(view.url.split(":")[2].partition("/")[0])
+
+
 async def told(view: View, path: str) -> Any:
     status, text = await get(view, path)
     assert status == 200, text
@@ -297,29 +301,38 @@ async def test_only_who_asks_for_localhost_is_answered(view: View) -> None:
             status, text = await get(view, path, headers={"Host": name})
             assert status == 403, (name, path)
             assert "localhost" in text
-    foreign = {"Origin": "https://evil.example"}
-    assert (await get(view, "calls", headers=foreign))[0] == 403
+    for foreign in ("https://evil.example", "null", "http://[", ""):
+        assert (await get(view, "calls", headers={"Origin": foreign}))[0] == 403
+    for site, mode, status in (
+        ("cross-site", "no-cors", 403),
+        ("same-site", "cors", 403),
+        ("cross-site", "navigate", 200),
+    ):
+        assert (await get(view, "calls", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}))[0] == status
     own = {"Origin": view.url.rstrip("/")}
     assert (await get(view, "calls", headers=own))[0] == 200
 
 
 async def test_with_a_token_only_who_has_it_is_answered(system: System) -> None:
     async with await serve_view(token="the token", system=system) as view:
-        assert "?token=the token" in view.url
+        assert view.url.endswith("/?token=the%20token")
+        cookie = f"voicegw-view-{port_of(view)}"
         assert "the token" not in repr(view) + repr(vars(view)["_token"])
         for path in ("", "calls", "events", "metrics", "play"):
             assert (await get(view, path))[0] == 401
             assert (await get(view, path, headers={"Authorization": "Bearer wrong"}))[0] == 401
-            assert (await get(view, path, cookies={"voicegw-view": "wr\u00f6ng"}))[0] == 401
+            assert (await get(view, path, headers={"Authorization": "Bearer \udcff"}))[0] == 401
+            assert (await get(view, path, cookies={cookie: "wrong"}))[0] == 401
         bearer = {"Authorization": "Bearer the token", "Host": "metrics.example"}
         assert (await get(view, "metrics", headers=bearer))[0] == 200
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
             async with session.get(view.url) as answer:
                 assert answer.status == 200
                 assert str(answer.url) == view.url.partition("?")[0]  # the token is out of the address
-                cookie = answer.history[0].headers["Set-Cookie"]
-                assert "HttpOnly" in cookie
-                assert "SameSite=Strict" in cookie
+                given = answer.history[0].headers["Set-Cookie"]
+                assert given.startswith(f"{cookie}=")
+                assert "HttpOnly" in given
+                assert "SameSite=Strict" in given
             async with session.get(view.url.partition("?")[0] + "calls") as answer:
                 assert answer.status == 200
 
@@ -370,7 +383,7 @@ async def test_no_secret_is_on_the_page(
             await alice.play(ToneSource(440, 0.1)).wait()
             for path in ("calls", "calls/1", "calls/2", "calls/1/record", "calls/1/play", "metrics", "machines", ""):
                 shown += (await get(view, path, **own))[1]
-            async for change in follow(view.url.replace(" ", "%20")):
+            async for change in follow(view.url):
                 shown += json.dumps(change)
                 break
         await bob.close()
@@ -403,7 +416,7 @@ async def test_a_view_ends_with_its_pages_open(system: System) -> None:
 
 async def test_a_port_that_is_taken_is_said(view: View, system: System) -> None:
     with pytest.raises(OSError, match="address"):
-        await serve_view(port=int(view.url.rpartition(":")[2].strip("/")), system=system)
+        await serve_view(port=port_of(view), system=system)
 
 
 # -- metrics

@@ -16,7 +16,6 @@ from aiohttp.typedefs import Handler
 
 from voicegw.secret import Secret
 
-COOKIE: Final = "voicegw-view"
 LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -40,9 +39,13 @@ def is_local(host: str) -> bool:
 
 
 class Guard:
-    """With a token who has it may look, as a cookie or a bearer; without, who asks this host under its own names."""
+    """With a token who has it may look, as a cookie or a bearer; without, who asks this host under its own names.
+
+    `cookie` is its name: a browser does not tell the ports of a host apart.
+    """
 
     def __init__(self, host: str, token: Secret[str] | None) -> None:
+        self.cookie = "voicegw-view"
         self._names = LOCAL | {host.lower()}
         self._token = token
 
@@ -64,21 +67,29 @@ class Guard:
         elif not self._knows(request):
             if self._is_token(request.query.get("token", "")):  # once, from the URL that was handed out
                 welcome = web.Response(status=303, headers={"Location": request.path})
-                welcome.set_cookie(COOKIE, request.query["token"], httponly=True, samesite="Strict", path="/")
+                welcome.set_cookie(self.cookie, request.query["token"], httponly=True, samesite="Strict", path="/")
                 return welcome
             return web.Response(status=401, text="this view wants its token\n", headers={"WWW-Authenticate": "Bearer"})
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-            return web.Response(status=403, text="another site may not ask this\n")
-        return None
+        return web.Response(status=403, text="another site may not ask this\n") if _foreign(request) else None
 
     def _knows(self, request: web.Request) -> bool:
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         bearer = given if kind.lower() == "bearer" else ""
-        return self._is_token(bearer) or self._is_token(request.cookies.get(COOKIE, ""))
+        return self._is_token(bearer) or self._is_token(request.cookies.get(self.cookie, ""))
 
     def _is_token(self, given: str) -> bool:
-        return self._token is not None and hmac.compare_digest(given.encode(), self._token.reveal().encode())
+        return self._token is not None and hmac.compare_digest(
+            given.encode(errors="replace"), self._token.reveal().encode()
+        )
+
+
+def _foreign(request: web.Request) -> bool:
+    """Does a page of another site ask, other than by a link that somebody has followed?"""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("Host"):
+        return True
+    site, mode = (request.headers.get(f"Sec-Fetch-{name}") for name in ("Site", "Mode"))
+    return site in ("cross-site", "same-site") and mode != "navigate"
 
 
 def _name_of(host: str) -> str:

@@ -8,6 +8,7 @@ import json
 import secrets
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -109,7 +110,8 @@ class View:
         self._watch = Watch(self._calls)
         address, bound = self._runner.addresses[0][:2]
         name = f"[{address}]" if ":" in address else address
-        token = "" if self._token is None else f"?token={self._token.reveal()}"
+        guard.cookie = f"voicegw-view-{bound}"
+        token = "" if self._token is None else f"?token={quote(self._token.reveal(), safe='')}"
         self.url = f"http://{name}:{bound}/{token}"
 
     async def close(self) -> None:

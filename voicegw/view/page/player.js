@@ -171,11 +171,10 @@ export class Player {
       h("section", {}, h("h2", {}, "Effects"), frame.effects.length ? h("ol", { className: "chips" }, ...frame.effects.map((effect) => h("li", {}, effect))) : h("p", { className: "hint" }, "none")),
       h("section", {}, h("h2", {}, "The event"), this.#content(frame.content)),
     ]);
-    for (const item of $("list").querySelectorAll("[data-current]")) {
-      item.removeAttribute("data-current");
-      item.removeAttribute("aria-current");
-    }
+    this.current?.removeAttribute("data-current");
+    this.current?.removeAttribute("aria-current");
     const { link } = this.items[this.at];
+    this.current = link;
     link.setAttribute("data-current", "");
     link.setAttribute("aria-current", "step");
     if (link.isConnected) inList(link);
