@@ -100,6 +100,15 @@ class VoiceClient(Portable):
     goes by unheard instead, as a radio's does: by default while nobody else is in the call. `keep_flight_record` keeps
     the last 5000 events, without secrets, in `flight_recorder`. `system` is the host to run on; a simulated one comes
     from `voicegw.testing`.
+
+    Attributes:
+        player (Player): What is played, queued and mixed.
+        channel_id (int | None): Where the call is, or is to be.
+        error (VoiceError | None): Why the call is over; None while it is not, and where the bot asked for it.
+        flight_recorder (FlightRecorder | None): With `keep_flight_record`: `save(path)` writes the record.
+        gateway (DiscordGatewayVoice): The voice websocket; its repr has the last close code.
+        history (deque[Transition]): The last 1024 steps of all machines.
+        session (VoiceSession): The core.
     """
 
     def __init__(

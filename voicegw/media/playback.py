@@ -56,7 +56,13 @@ class Owner(Protocol):
 
 
 class Playback:
-    """One source on its way out. All of it belongs to the event loop that plays it."""
+    """One source on its way out. All of it belongs to the event loop that plays it.
+
+    Attributes:
+        source (Source): What is played, as it was given.
+        paused (bool): Is it silent until `resume`?
+        error (AudioError | None): Why it ended, where that was not its own end or a stop.
+    """
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ class Recording:
     ones for the player to conceal; "flac" needs `pip install "voicegw[av]"`. A file whose process died is valid up to
     its last second. Memory does not grow with length. `users=False` or `mixed=False` leaves these files out.
 
+    Attributes:
+        began_at (float | None): When the first sound was heard, Unix time in seconds.
+
     Raises:
         AudioError: there is no encoder for this format here.
         OSError: the directory cannot be made.

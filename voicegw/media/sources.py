@@ -36,6 +36,11 @@ class Source(Protocol):
 
     `is_opus` says what `read` gives: Opus packets of 20 ms that go out as they are, or 3840 bytes of PCM (16 bit
     little-endian, stereo, 48 kHz) to be encoded. It does not change.
+
+    Four more where a source has them: `seek(seconds)` goes there from the start, AudioError where that cannot be; loops
+    need it. `abort()` ends a `read` that blocks in another thread. `bind(on_more)` is called on the event loop before
+    the first `read`, which may give None then, for "nothing yet"; it calls `on_more` when there is more. `description`
+    is a `SourceDescription`, or None where nobody else could open it.
     """
 
     @property
@@ -50,13 +55,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of files; `read` gives b"" from now on. A second call does nothing."""
-
-    # Four more where a source has them:
-    #   seek(seconds)   go there from the start; AudioError where that cannot be. Needed for loops.
-    #   abort()         end a `read` that blocks in another thread.
-    #   bind(on_more)   called on the event loop before the first `read`. It may give None then, for "nothing yet", and
-    #                   calls `on_more` when there is more.
-    #   description     a `SourceDescription`, or None where nobody else could open it.
 
 
 class Frames:
