@@ -161,7 +161,22 @@ async def test_the_readmes_view_is_served(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
+
+
+@pytest.mark.loopback
+async def test_the_readmes_call_goes_from_process_to_process(server: VoiceServer, make_client: MakeClient) -> None:
+    (program,) = [example for example in EXAMPLES if "FrozenCall" in example]
+    namespace: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), namespace)
+    alice, bob = await pair(make_client, server)
+    signalling, key = LocalSignalling(server, ALICE), voicegw.FleetKey.generate()
+    alice.play(voicegw.ToneSource(440))
+    document = await namespace["hand_on"](alice, key)
+    async with await namespace["go_on"](document, key, signalling, ca_pem=server.ca_pem) as again:
+        before = bob.stats.users[ALICE].packets if ALICE in bob.stats.users else 0
+        await bob.wait_for(lambda: ALICE in bob.stats.users and bob.stats.users[ALICE].packets > before + 5)
+        assert again.states["call"] == "connected"
 
 
 def test_the_readmes_simulated_bot_gets_through(voice_simulation: Simulation) -> None:

@@ -21,6 +21,8 @@ from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import parse_rtp
 
+pytestmark = pytest.mark.loopback
+
 KEY = FleetKey.generate()
 
 
