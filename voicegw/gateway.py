@@ -122,6 +122,7 @@ class DiscordGatewayVoice:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.websocket: VoiceWebSocket | None = None
         self._generation = 0
+        self._queued = False
         self._outbox = Outbox(lambda: self.loop.time() if self.loop is not None else 0.0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -186,6 +187,7 @@ class DiscordGatewayVoice:
         if not in_turn:
             wait_s = self.client.system.dials.reserve(self.loop.time(), LONGEST_QUEUE_S) if self.loop else 0.0
             if wait_s != 0.0:
+                self._queued = True
                 self._feed(generation, DialPostponed(wait_s))
                 return
         self._runner = self._spawn(self._run(generation))
@@ -370,7 +372,7 @@ class DiscordGatewayVoice:
     @property
     def _alive(self) -> bool:
         """Is there a websocket, or will there be one, that what is sent now can leave on?"""
-        return self._runner is not None and not self._runner.done()
+        return self._queued or (self._runner is not None and not self._runner.done())
 
     def _put(self, frame: str | bytes) -> None:
         if self._alive and not self._outbox.put(frame):
@@ -381,6 +383,7 @@ class DiscordGatewayVoice:
         if self._runner is not None:
             self._runner.cancel()
             self._runner = None
+        self._queued = False
         self.websocket = None
 
     def _feed(self, generation: int, event: Event, seq: int | None = None) -> None:

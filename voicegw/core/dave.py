@@ -176,6 +176,10 @@ class DaveSession(MachineSession):
         since = self.shared.now - RECOVERY_WINDOW_S
         return sum(at >= since for at in self.recoveries) >= MAX_RECOVERIES
 
+    def thawed_without_group(self, event: SessionThawed) -> bool:
+        """Was there no group, nor one under way?"""
+        return event.snapshot.dave in ("clear.only", "refused")
+
     def was_clear(self, event: Any) -> bool:
         """Was the call in the clear, with no group under way, when it was frozen?"""
         return self.frozen_as == "clear.only"
