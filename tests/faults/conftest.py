@@ -19,8 +19,8 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
     seen: set[tuple[bytes, bytes]] = set()
     make, seal = TransportCipher.__init__, TransportCipher.seal
 
-    def noted(self: TransportCipher, mode: str, key: Secret[bytes], direction: Any = "client", *more: Any) -> None:
-        make(self, mode, key, direction, *more)
+    def noted(self: TransportCipher, mode: str, key: Secret[bytes], direction: Any = "client", **more: Any) -> None:
+        make(self, mode, key, direction, **more)
         if direction == "client":
             keys[id(self)] = key.reveal()
             kept.append(self)  # so that no other cipher gets its id

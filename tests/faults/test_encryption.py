@@ -75,7 +75,7 @@ def test_a_million_packets_have_a_million_nonces() -> None:
 def test_the_same_key_again_goes_on_counting(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     key = a_key().reveal()
 
-    def describe(session: ServerSession, mode: str) -> None:
+    def describe(session: ServerSession, mode: str, keep_key: bool = False) -> None:
         session.secret_key, session.mode, session.described = Secret(key), mode, True
         session.cipher = TransportCipher(mode, session.secret_key, "server")
 

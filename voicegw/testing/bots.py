@@ -14,6 +14,7 @@ from voicegw.media.playback import Playback
 from voicegw.media.sources import SourceDescription
 from voicegw.server import LocalSignalling
 from voicegw.testing.invariants import Violation
+from voicegw.wire.encryption import KeyTable
 
 if TYPE_CHECKING:
     from voicegw.testing.simulation import SimulatedClient, Simulation
@@ -72,6 +73,7 @@ class Bot:
     def _make(self) -> SimulatedClient:
         address = f"10.0.{self.user_id}.{next(self._lives)}"
         client = self.sim.client(self.user_id, address=address, signalling=self.signalling, **self._options)
+        client.system.keys = KeyTable()  # a process of its own knows no key
         self.watch.client(client)
         client.add_listener(self.notices.append)
         self._stored = None

@@ -34,7 +34,6 @@ from voicegw.adapters.system import System
 from voicegw.testing.datagrams import DatagramSocket
 from voicegw.testing.loop import PROCESS, Process, VirtualLoop
 from voicegw.testing.streams import Connection, Listener, StreamSocket
-from voicegw.wire.encryption import KeyTable
 
 Address = tuple[str, int]
 
@@ -111,7 +110,6 @@ class Host(System, Process):
         self.dials = DialBudget(self.random)
         self.calls = Calls()
         self.udp_out, self.udp_in, self.tcp_out, self.tcp_in = Link(), Link(), Link(), Link()
-        self.keys = KeyTable()
         self.wall_offset_s = 0.0
         self.port_shift = 0
         self._failing: dict[str, list[tuple[int, int, int]]] = {}
