@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
+import sys
 import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+import voicegw
 from tests.conftest import ALICE, BOB
 from tests.test_cli import call, finish, running
 from voicegw.client import VoiceClient
@@ -23,6 +29,7 @@ from voicegw.server.main_gateway import MainGateway as LocalMainGateway
 
 pytestmark = pytest.mark.loopback
 
+SONG = Path(voicegw.__file__).parent / "media" / "demo.ogg"
 TOKEN = f"{ALICE}.canary-token"
 
 
@@ -96,6 +103,24 @@ async def test_a_login_that_is_invalidated_brings_the_call_back(server: VoiceSer
             assert server.members(CHANNEL_IDS[0]) == [ALICE]
 
 
+async def test_a_gateway_that_does_not_answer_the_close_is_left(
+    server: VoiceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = login(server)
+    await gateway.login()
+    deaf = asyncio.Event()
+
+    async def receive(*arguments: Any, **more: Any) -> Any:
+        deaf.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(aiohttp.web.WebSocketResponse, "receive", receive)
+    await gateway.update_voice_state(GUILD_ID, None, self_mute=False, self_deaf=False)
+    await deaf.wait()
+    await asyncio.wait_for(gateway.close(), 20)
+    assert gateway.state == "down"
+
+
 async def test_what_is_refused_says_what_to_do(server: VoiceServer) -> None:
     local(server).refuse_tokens = True
     with pytest.raises(LoginRefused, match="bot token"):
@@ -110,7 +135,7 @@ async def test_what_is_refused_says_what_to_do(server: VoiceServer) -> None:
     async with login(server) as gateway:
         await gateway.login()
         for channel_id in (CHANNEL_IDS[0], 5):
-            with pytest.raises(LoginRefused, match=f"channels/{channel_id}"):
+            with pytest.raises(LoginRefused, match=f"channel {channel_id}"):
                 await gateway.channel(channel_id)
 
 
@@ -129,10 +154,10 @@ async def test_the_token_goes_to_nobody_else(server: VoiceServer, monkeypatch: p
 # -- the commands
 
 
-def place(server: VoiceServer, tmp_path: Path, *arguments: str) -> list[str]:
+def place(server: VoiceServer, tmp_path: Path, *arguments: str, guild: int | str = GUILD_ID) -> list[str]:
     ca = tmp_path / "ca.pem"
     ca.write_bytes(server.ca_pem)
-    where = ["--guild", str(GUILD_ID), "--channel", str(CHANNEL_IDS[0])]
+    where = ["--guild", str(guild), "--channel", str(CHANNEL_IDS[0])]
     return [*arguments, *where, "--api", server.api, "--ca", str(ca), "--json"]
 
 
@@ -203,6 +228,57 @@ async def test_what_fails_is_one_line(
     assert line.startswith("voicegw: ")
     assert words in line
     assert "canary" not in line
+
+
+@pytest.mark.parametrize(
+    ("guild", "kind", "words"),
+    [("5", 2, f"is in guild {GUILD_ID}, not in 5"), (str(GUILD_ID), 0, "is no voice channel")],
+)
+async def test_another_guild_or_kind_of_channel_is_said_at_once(
+    server: VoiceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guild: int, kind: int, words: str
+) -> None:
+    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
+    channel = {"id": str(CHANNEL_IDS[0]), "guild_id": str(GUILD_ID), "type": kind}
+    monkeypatch.setattr("voicegw.server.main_gateway.channels", lambda full: [channel])
+    async with running(*place(server, tmp_path, "record", guild=guild)) as process:
+        done = await finish(process)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"voicegw: channel {CHANNEL_IDS[0]} {words}\n"
+
+
+async def on_a_terminal(*arguments: str, interrupted_at: bytes) -> tuple[int, str]:
+    """What `voicegw` shows there, and its exit code; Ctrl+C comes as soon as it has shown `interrupted_at`."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = (sys.executable, "-m", "voicegw", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += await asyncio.to_thread(os.read, ours, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if interrupted_at and interrupted_at in shown:
+            process.send_signal(signal.SIGINT)
+            interrupted_at = b""
+    os.close(ours)
+    return await asyncio.wait_for(process.wait(), 30), shown.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")
+async def test_a_bar_shows_how_far_it_is_and_ctrl_c_ends_it(
+    server: VoiceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
+    where = place(server, tmp_path, "play", str(SONG))[:-1]  # without --json
+    code, shown = await on_a_terminal(*where, interrupted_at=b"[=")
+    assert code == 0, shown
+    assert "] 0:00 / 0:11  nobody else is here" in shown
+    last = shown.strip().splitlines()
+    assert re.fullmatch(r"played \d\.\d s in 0 packets", last[-2])
+    assert last[-1] == "nobody else was in the channel, so nobody has heard it"
 
 
 async def test_a_channel_that_may_not_be_joined_is_said(server: VoiceServer) -> None:

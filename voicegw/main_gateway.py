@@ -54,6 +54,7 @@ from voicegw.wire.payloads import HeartbeatAcked, HeartbeatRequested, HelloRecei
 DISCORD_API = "https://discord.com/api/v10"
 DISCORD_SUFFIX = ".discord.gg"
 PEER = "Discord's main gateway"
+CLOSING_S = 2.0
 
 
 class MainGateway:
@@ -121,11 +122,15 @@ class MainGateway:
         Raises:
             LoginRefused: there is none of that id, or the bot may not see it.
         """
-        return await self._get(f"/channels/{channel_id}")
+        return await self._get(f"/channels/{channel_id}", f"channel {channel_id}")
 
     async def close(self) -> None:
-        """Log out and free everything; harmless when it is done already."""
+        """Log out and free everything, within 2 s; harmless when it is done already."""
         self._feed(LogoutRequested())
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
+            for task in late:  # the other end does not answer the close frame
+                task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -156,13 +161,13 @@ class MainGateway:
 
     # -- REST
 
-    async def _get(self, path: str) -> Mapping[str, Any]:
+    async def _get(self, path: str, what: str = "the gateway") -> Mapping[str, Any]:
         url = self._api / path.lstrip("/")
         status, data = await get_json(url, self._token, self._tls)
         if status == 401:
             raise LoginRefused("Discord does not know this bot token; copy it again from the developer portal")
         if status in (403, 404):
-            raise LoginRefused(f"the bot may not see {path.lstrip('/')}, or there is no such thing")
+            raise LoginRefused(f"the bot may not see {what}, or there is none")
         if status != 200 or not isinstance(data, dict):
             raise ConnectionFailed(f"{url.host} answers {path} with HTTP {status}")
         return data

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOKEN = "DISCORD_TOKEN"  # noqa: S105 - the variable's name, not a token
 BAR_WIDTH = 30
+VOICE_CHANNELS = (2, 13)  # and stages
 
 
 def add_play(commands: Commands) -> argparse.ArgumentParser:
@@ -76,12 +77,18 @@ async def play(arguments: argparse.Namespace, console: Console) -> int:
     async with in_channel(arguments, console) as client:
         playback = client.play(source)
         await client.connect(arguments.channel)
-        await _first_of(playback.wait(), stop_asked(), client.wait_closed(), _bar(playback, console))
+        try:
+            await _first_of(playback.wait(), stop_asked(), client.wait_closed(), _bar(playback, client, console))
+        finally:
+            playback.stop()
         await client.wait_for(lambda: client.states["speech"] == "silent" or client.states["call"] == "closed")
         if client.error is not None:
             raise client.error
-        console.say(f"played {playback.position_s:.1f} s in {client.stats.packets} packets")
-    played = {"played_s": round(playback.position_s, 2), "sent": client.stats.packets}
+        sent = client.stats.packets
+        console.say(f"played {playback.position_s:.1f} s in {sent} packets")
+        if not sent:
+            console.say("nobody else was in the channel, so nobody has heard it")
+    played = {"played_s": round(playback.position_s, 2), "sent": sent}
     console.result({"ok": True, "user_id": str(client.session.shared.user_id), **played})
     return 0
 
@@ -104,6 +111,8 @@ async def record(arguments: argparse.Namespace, console: Console) -> int:
         sink.close()  # after the call: the last sound has come
     for path in sink.paths.values():
         console.say(str(path))
+    if not sink.paths:
+        console.say("nobody has said anything")
     files = {str(user_id): str(path) for user_id, path in sink.paths.items()}
     received = {str(user_id): stats.packets for user_id, stats in client.stats.users.items()}
     user_id = str(client.session.shared.user_id)
@@ -125,6 +134,12 @@ async def in_channel(arguments: argparse.Namespace, console: Console) -> AsyncIt
     async with MainGateway(token, api=arguments.api or DISCORD_API, ca_pem=ca_pem) as gateway:
         await gateway.login()
         channel = await gateway.channel(arguments.channel)
+        if channel.get("type") not in VOICE_CHANNELS:
+            raise LoginRefused(f"channel {arguments.channel} is no voice channel")
+        if channel.get("guild_id") != str(arguments.guild):
+            raise LoginRefused(
+                f"channel {arguments.channel} is in guild {channel.get('guild_id')}, not in {arguments.guild}"
+            )
         console.say(f"logged in as {gateway.user_id}, joining {channel.get('name', arguments.channel)}")
         async with VoiceClient(
             user_id=gateway.user_id,
@@ -144,19 +159,29 @@ async def stop_asked() -> None:
     await stopped.wait()
 
 
-async def _bar(playback: Playback, console: Console) -> None:
+async def _bar(playback: Playback, client: VoiceClient, console: Console) -> None:
     """A line that shows how far it is, on a terminal only; it never ends by itself."""
     if console.json or not sys.stderr.isatty():
         await asyncio.Event().wait()
-    length_s = getattr(playback.source, "seconds", None)
-    while True:
-        at_s = playback.position_s
-        text = f"{int(at_s) // 60}:{int(at_s) % 60:02}"
-        if length_s:
-            filled = min(BAR_WIDTH, round(BAR_WIDTH * at_s / length_s))
-            text = f"[{'=' * filled}{' ' * (BAR_WIDTH - filled)}] {text}"
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
-        await asyncio.sleep(0.5)
+    try:
+        while True:
+            alone = "" if client.users else "  nobody else is here"
+            line = f"{_progress(playback.position_s, playback.duration_s)}{alone}"
+            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            await asyncio.sleep(0.5)
+    finally:
+        print(file=sys.stderr, flush=True)
+
+
+def _progress(at_s: float, length_s: float | None) -> str:
+    if not length_s:
+        return _clock(at_s)
+    filled = min(BAR_WIDTH, round(BAR_WIDTH * at_s / length_s))
+    return f"[{'=' * filled}{' ' * (BAR_WIDTH - filled)}] {_clock(at_s)} / {_clock(length_s)}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
 
 
 async def _first_of(*works: Awaitable[object]) -> None:
@@ -169,3 +194,4 @@ async def _first_of(*works: Awaitable[object]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.wait(tasks)

@@ -65,6 +65,13 @@ ORDERS = {
     "state-first": Order(
         (), "and after it, as at the beginning", lambda gateway: setattr(gateway, "server_first", False)
     ),
+    "refuse-tokens": Order(
+        (), "no token is known any more (401, 4004)", lambda gateway: setattr(gateway, "refuse_tokens", True)
+    ),
+    "refuse-intents": Order(
+        (), "bots may not have their intents (4014)", lambda gateway: setattr(gateway, "refuse_intents", True)
+    ),
+    "take-all": Order((), "all bots may log in, as at the beginning", lambda gateway: gateway.take_all()),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -42,9 +43,13 @@ class _OpusSource(Frames):
         self._file = open_for_reading(file) if isinstance(file, str | Path) else file
         try:
             if self._path is not None:
-                as_it_is = {packet_samples(packet) for packet in read(self._file)} <= {FRAME_SAMPLES}
+                reader = read(self._file)
+                lengths = Counter(packet_samples(packet) for packet in reader)
+                as_it_is = set(lengths) <= {FRAME_SAMPLES}
                 self._file.close()
                 super().__init__(self._decode if not as_it_is else self._pass, is_opus=as_it_is)
+                skipped = 0 if as_it_is else reader.pre_skip
+                self.duration_s = max(0, sum(lengths.elements()) - skipped) / SAMPLE_RATE
             else:
                 reader = read(self._file)
                 packets = iter(reader)

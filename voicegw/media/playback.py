@@ -103,6 +103,12 @@ class Playback:
         return place * FRAME_S + (self._begun_s if place == taken else 0.0)
 
     @property
+    def duration_s(self) -> float | None:
+        """Seconds of the whole source, where that is known."""
+        duration_s: float | None = getattr(self.source, "duration_s", None)
+        return duration_s
+
+    @property
     def done(self) -> bool:
         """Has it ended, in whatever way?"""
         return self._over

@@ -43,6 +43,7 @@ class AvSource:
         self._frames: Any = None
         self._resampler: Any = None
         self._over = False
+        self.duration_s: float | None = None  # until it is opened, by the first read
 
     def read(self) -> bytes:
         """The next 20 ms of PCM; b"" at the end.
@@ -95,6 +96,8 @@ class AvSource:
                 raise NotAudio("the file has no sound in it")
         except (av.FFmpegError, ValueError) as error:
             raise NotAudio(f"the file cannot be read as {self._format}: {error}") from error
+        if self._container.duration:
+            self.duration_s = self._container.duration / av.time_base
         self._begin(0.0)
 
     def _begin(self, from_s: float) -> None:

@@ -37,10 +37,10 @@ class Source(Protocol):
     `is_opus` says what `read` gives: Opus packets of 20 ms that go out as they are, or 3840 bytes of PCM (16 bit
     little-endian, stereo, 48 kHz) to be encoded. It does not change.
 
-    Four more where a source has them: `seek(seconds)` goes there from the start, AudioError where that cannot be; loops
+    Five more where a source has them: `seek(seconds)` goes there from the start, AudioError where that cannot be; loops
     need it. `abort()` ends a `read` that blocks in another thread. `bind(on_more)` is called on the event loop before
     the first `read`, which may give None then, for "nothing yet"; it calls `on_more` when there is more. `description`
-    is a `SourceDescription`, or None where nobody else could open it.
+    is a `SourceDescription`, or None where nobody else could open it. `duration_s` is its length in seconds, or None.
     """
 
     @property
@@ -65,6 +65,7 @@ class Frames:
         self._begin = begin
         self._frames: Iterator[bytes] = begin(0.0)
         self._closed = False
+        self.duration_s: float | None = None
 
     def read(self) -> bytes:
         """The next 20 ms, b"" at the end. NotAudio if the file has been damaged since it was opened."""
@@ -89,6 +90,7 @@ class WavSource(Frames):
         self.description = file_description(path)
         self._reader = WavReader(path)
         super().__init__(self._from, is_opus=False)
+        self.duration_s = self._reader.duration_s
 
     def _from(self, seconds: float) -> Iterator[bytes]:
         if seconds or self._reader.begun:
@@ -115,6 +117,7 @@ class ToneSource(Frames):
             raise NotAudio(f"a tone cannot last {seconds:g} seconds")
         self.description = SourceDescription("tone", {"hz": hz, "seconds": seconds})
         super().__init__(lambda start_s: _tone(hz, seconds, start_s), is_opus=False)
+        self.duration_s = seconds
 
 
 def _tone(hz: float, seconds: float | None, start_s: float = 0.0) -> Iterator[bytes]:
@@ -150,6 +153,13 @@ class LimitedSource:
             return None
         whole = {"kind": inner.kind, "arguments": inner.arguments}
         return SourceDescription("limited", {"source": whole, "seconds": self._seconds}, inner.live)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Its length, where that is known."""
+        inner: float | None = getattr(self._source, "duration_s", None)
+        whole_s = self._whole * FRAME_SAMPLES / SAMPLE_RATE
+        return min(inner, whole_s) if inner is not None else (None if math.isinf(whole_s) else whole_s)
 
     def read(self) -> bytes | None:
         """The next 20 ms, b"" at the end. NotAudio where the source turns out to be damaged."""

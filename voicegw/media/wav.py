@@ -109,6 +109,14 @@ class WavReader:
         self._kind: tuple[int, int] = (tag, bits)
         self._frame_bytes: int = alignment
 
+    @property
+    def duration_s(self) -> float:
+        """What is left of it, in seconds; by the length of the file where its header exaggerates."""
+        here = self._file.tell()
+        there = self._file.seek(0, 2)
+        self._file.seek(here)
+        return min(self._left, there - here) / self._frame_bytes / self.rate
+
     def __iter__(self) -> Iterator[bytes]:
         self.begun = True
         held = b""

@@ -104,6 +104,10 @@ class MainGateway:
             raise VoiceError(f"no bot {user_id} is connected to the main gateway")
         return self.bots[user_id]
 
+    def take_all(self) -> None:
+        """Refuse nobody any more."""
+        self.refuse_tokens = self.refuse_intents = False
+
     def user_of(self, token: str) -> int:
         """Whose token it is."""
         if token not in self._users:
