@@ -27,6 +27,7 @@ from voicegw.frozen import FleetKey
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 2.0  # the longest that an answer of JetStream is waited for
 RECONNECT_S: Final = 0.1
+CANCEL_S: Final = 0.25
 CHECK: Final = "the-fleets-key"
 REMOVALS: Final = ("DEL", "PURGE")
 WRONG_REVISION: Final = (10071, 10164)
@@ -151,6 +152,7 @@ class Bucket:
             if subscription is not None:
                 with contextlib.suppress(nats.errors.Error, TimeoutError):
                     await subscription.unsubscribe()
+            _be_cancelled()
             await asyncio.sleep(RECONNECT_S)
 
 
@@ -226,11 +228,11 @@ class Bus:
 
     async def close(self) -> None:
         """End the connection; harmless when ended."""
-        tasks = [*self._watches, *self._tasks]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        tasks = {*self._watches, *self._tasks} - {asyncio.current_task()}
+        while tasks:  # NATS's client swallows a cancellation here and there
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_S)
         with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
             await self.connection.close()
 
@@ -292,6 +294,7 @@ class Bus:
         except nats.errors.NoRespondersError:
             raise Nobody(f"nobody answers to {subject}") from None
         except (nats.errors.Error, TimeoutError):
+            _be_cancelled()
             raise NoAnswer(f"no answer to {subject} within {timeout_s:g} s") from None
         answer = self.seal.open(reply.data, f"answer to {subject}")
         if "error" in answer:
@@ -360,7 +363,9 @@ class Bus:
 
 async def _answered(work: Awaitable[Any]) -> Any:
     try:
-        return await work
+        answer = await work
+        _be_cancelled()
+        return answer
     except (nats.js.errors.KeyWrongLastSequenceError, nats.js.errors.NotFoundError):
         raise
     except nats.js.errors.APIError as error:
@@ -368,7 +373,15 @@ async def _answered(work: Awaitable[Any]) -> Any:
             raise
         raise NoAnswer(f"NATS answered: {error.description or type(error).__name__}") from None
     except (nats.errors.Error, TimeoutError) as error:
+        _be_cancelled()
         raise NoAnswer(f"NATS did not answer ({type(error).__name__})") from None
+
+
+def _be_cancelled() -> None:
+    """NATS's client turns a cancellation into an error of its own, or swallows it where the answer has just come."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _shown(url: str) -> str:

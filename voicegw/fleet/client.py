@@ -108,7 +108,7 @@ class FleetClient:
         self._bus = bus
         self._user_id = user_id
         self._guild_id = guild_id
-        self._signalling = signalling
+        self.signalling = signalling
         self._call_id = call_id(guild_id, user_id)
         self._options: dict[str, Any] = {
             "policy": str(E2EEPolicy(policy)),
@@ -122,6 +122,7 @@ class FleetClient:
         }
         self._bot = secrets.token_hex(8)
         self._number = 0
+        self._wanted = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._about: dict[str, Any] = {}
         self._answer: asyncio.Future[None] | None = None
@@ -151,7 +152,7 @@ class FleetClient:
         wanted = channel_id if channel_id is not None else self.channel_id
         if wanted is None or self._closed.is_set():
             raise EventNotAllowed("connect without a channel", "closed" if self._closed.is_set() else "idle")
-        self.channel_id = wanted
+        self.channel_id = self._wanted = wanted
         self._loop = asyncio.get_running_loop()
         self._answer = self._loop.create_future()
         if self._unserve is None:
@@ -169,6 +170,7 @@ class FleetClient:
             VoiceError: as `connect`.
         """
         self._answer = self._running().create_future()
+        self._wanted = channel_id
         self.command("move", channel=channel_id)
         await self._wait(timeout_s, "the call was not in the other channel", leave=False)
 
@@ -386,13 +388,13 @@ class FleetClient:
             raise
 
     async def _leave_alone(self) -> None:
-        """No worker leaves for us."""
+        """No worker leaves for us: whoever claims the call meanwhile sees its key go, and lets go of it."""
         with contextlib.suppress(FleetError):
-            entry = await self._bus.leases.read(CALL + self._call_id)
-            if entry is not None:
-                await self._bus.leases.delete(entry.key, entry.revision)
+            while (entry := await self._bus.leases.read(CALL + self._call_id)) is not None:
+                with contextlib.suppress(Overtaken):
+                    await self._bus.leases.delete(entry.key, entry.revision)
         with contextlib.suppress(Exception):
-            await self._signalling.update_voice_state(self._guild_id, None, self_mute=False, self_deaf=False)
+            await self.signalling.update_voice_state(self._guild_id, None, self_mute=False, self_deaf=False)
         self._end(None)
 
     def _signal(self, message: dict[str, Any]) -> None:
@@ -461,7 +463,7 @@ class FleetClient:
     async def _op4(self, asked: dict[str, Any]) -> None:
         flags = {"self_mute": asked["self_mute"], "self_deaf": asked["self_deaf"]}
         try:
-            await self._signalling.update_voice_state(self._guild_id, asked["channel"], **flags)
+            await self.signalling.update_voice_state(self._guild_id, asked["channel"], **flags)
         except VoiceError:
             raise
         except Exception as error:  # whatever the framework's gateway raises
@@ -481,8 +483,10 @@ class FleetClient:
         notice = notice_from(told["notice"]) if "notice" in told else None
         if notice is not None:
             self._notice(notice)
-        elif about is not None and about.get("opened") and self.states.get("call") == "connected":
-            self._settle(about.get("channel"), None)
+        elif (
+            self._about.get("opened") and self._about["channel"] == self._wanted and self.states["call"] == "connected"
+        ):
+            self._settle(None)
         self._waiters.notify()
 
     def _look_at_playbacks(self, about: dict[str, Any]) -> None:
@@ -502,15 +506,15 @@ class FleetClient:
         match notice:
             case Connected(channel_id=channel) | Moved(channel_id=channel):
                 self.channel_id = channel
-                self._settle(channel, None)
+                self._settle(None)
             case MoveFailed(error=error):
-                self._settle(None, error)
+                self._settle(error)
             case Closed(error=error):
                 self._end(error)
         self._notices.put(notice)
         self._notices.tell()
 
-    def _settle(self, channel_id: int | None, error: VoiceError | None) -> None:
+    def _settle(self, error: VoiceError | None) -> None:
         answer = self._answer
         if answer is None or answer.done():
             return
@@ -522,7 +526,7 @@ class FleetClient:
 
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
-        self._settle(None, error or EventNotAllowed("being in a call", "closed"))
+        self._settle(error or EventNotAllowed("being in a call", "closed"))
         for playback in tuple(self._playbacks.values()):
             self._over(playback, None, None)
         self._closed.set()

@@ -35,7 +35,7 @@ from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import SILENCE_FRAME
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 30.0
 MUSIC: Final = "demo.ogg"
 BOTS, LISTENERS, GUILDS, CHANNELS = 1 << 40, 2 << 40, 3 << 40, 4 << 40
 
@@ -109,7 +109,7 @@ class Trial:
         self.lease_s = lease_s
         self._count = calls
         self._first_workers = workers
-        self._key = FleetKey.generate("trial")
+        self.key = FleetKey.generate("trial")
         self._children: list[Child] = []
         self.workers: dict[str, Child] = {}
         self.nats: Child | None = None
@@ -142,7 +142,7 @@ class Trial:
         await self.server.start()
         self.server.relay.tap = self._tap
         (self.directory / "ca.pem").write_bytes(self.server.ca_pem)
-        bus = await Bus.connect(self.nats_url, [self._key])
+        bus = await Bus.connect(self.nats_url, [self.key])
         self.fleet = Fleet(bus)
         self.operator = Operator(bus, self._waiters.notify)
         await self.operator.follow()
@@ -193,7 +193,7 @@ class Trial:
             *(sys.executable, "-m", "voicegw", "fleet", "worker", "--nats", nats_url or self.nats_url),
             *("--name", name, "--lease", str(self.lease_s), "--files", str(music), *trust),
             log=self.directory / f"{name}.log",
-            env={ENVIRONMENT: self._key.to_text().reveal()},
+            env={ENVIRONMENT: self.key.to_text().reveal()},
         )
         self._children.append(child)
         self.workers[name] = child
