@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, assert_never
@@ -163,6 +164,13 @@ class HeldCall:
         await self._unserved()
         if self._speaker is not None:
             await self._speaker.close()
+        async with self._writing:
+            await self._delete()
+
+    async def _delete(self) -> None:
+        if self._unsure:
+            with contextlib.suppress(NoAnswer):
+                await self._look_again()
         for bucket, key, revision in (
             (self._bus.leases, CALL + self.call_id, self.revision),
             (self._bus.documents, self.call_id, self._document_revision),
@@ -176,7 +184,7 @@ class HeldCall:
 
     async def _open(self, *, read: bool) -> None:
         """From the document in the bucket, or with `read` False from the one that was suspended here."""
-        speaker = Speaker(
+        speaker = self._speaker = Speaker(
             self._bus,
             self.call_id,
             self._worker.name,
@@ -186,24 +194,26 @@ class HeldCall:
             lambda error: self.feed(CallEnded()),
         )
         try:
-            if read:
-                await self._read()
-            elif self._suspending is not None:
+            if self._suspending is not None:
                 await self._suspending
-            assert self._document is not None
-            self._document.life = self._worker.life
-            self._speaker = speaker
+            document = self._document
+            if read or document is None:
+                document = await self._read()
+            document.life = self._worker.life
             self._unserve = await self._bus.serve(self._bus.subject("call", self.call_id, "worker"), self._do)
-            await speaker.open(self._document)
+            if self._speaker is not speaker:  # it was given up meanwhile
+                await self._unserved()
+                return
+            await speaker.open(document)
         except VoiceError as error:
-            if self._speaker in (speaker, None):  # else it was frozen while it was being opened
+            if self._speaker is speaker:  # else it was frozen while it was being opened
                 await self._bus.tell(speaker.bot, {"do": "hear", "notice": notice_to(Closed(error))})
                 self.feed(CallEnded())
         else:
             if self._speaker is speaker:
                 self.feed(CallReady())
 
-    async def _read(self) -> None:
+    async def _read(self) -> CallDocument:
         while True:
             try:
                 entry = await self._bus.documents.read(self.call_id)
@@ -214,6 +224,7 @@ class HeldCall:
             raise FleetError(f"there is no document of call {self.call_id}")
         self._document = CallDocument.from_bytes(entry.value, self._bus.seal, self.call_id)
         self._document_revision = entry.revision
+        return self._document
 
     async def _freeze(self) -> None:
         await self._unserved()
@@ -254,10 +265,16 @@ class HeldCall:
         async with self._doing:
             if asked["bot"] == document.bot and number <= document.done:
                 return {"about": speaker.about()}
-            answer = await speaker.do(asked)
+            try:
+                answer = await speaker.do(asked)
+            except VoiceError:
+                if self._speaker is not speaker or speaker.gone:
+                    return {"busy": True}
+                raise
+            if self._speaker is not speaker or speaker.gone:
+                return {"busy": True}  # it was frozen without it
             document.bot, document.done = asked["bot"], number
-            if asked["do"] in ("move",):
-                document.channel_id = asked["channel"]
+            document.channel_id = asked.get("channel", document.channel_id)
             await speaker.keep()
             return answer
 

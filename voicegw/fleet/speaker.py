@@ -77,7 +77,7 @@ class Speaker:
         self.bot = bus.subject("call", call_id, "bot")
         self._client: VoiceClient | None = None
         self._playbacks: dict[str, Playback] = {}
-        self._gone = False
+        self.gone = False
         self._opened = False
 
     async def open(self, document: CallDocument) -> None:
@@ -111,7 +111,7 @@ class Speaker:
 
     def hush(self) -> None:
         """Nothing leaves from here on, whatever becomes of the lease."""
-        self._gone = True
+        self.gone = True
         if self._client is not None:
             self._client.player.halt()
             self._client.sender.hold()
@@ -126,13 +126,13 @@ class Speaker:
 
     async def close(self) -> None:
         """Leave."""
-        self._gone = True
+        self.gone = True
         if self._client is not None:
             await self._client.close()
 
     async def keep(self) -> None:
         """What the bot has said is in the document from here on."""
-        if self._client is not None and not self._gone:
+        if self._client is not None and not self.gone:
             frozen = self._client.checkpoint()
             await self._write(frozen)
             self._client.renew_lease(frozen)
@@ -220,7 +220,7 @@ class Speaker:
             except AudioError as failed:
                 error = failed
             self._playbacks.pop(playback_id, None)
-            if not self._gone:
+            if not self.gone:
                 ended = {"playback": playback_id, "position_s": playback.position_s, "failed": error_to(error)}
                 self._tell({"ended": ended})
 
@@ -254,11 +254,11 @@ class Speaker:
         client.add_listener(self._noticed)
 
     def _noticed(self, notice: Notice) -> None:
-        if self._gone:
+        if self.gone:
             return
         self._tell({"notice": notice_to(notice)})
         if isinstance(notice, Closed):
-            self._gone = True
+            self.gone = True
             self._ended(notice.error)
 
     def _tell(self, message: dict[str, Any]) -> None:
