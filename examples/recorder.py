@@ -45,12 +45,9 @@ async def record(inter: disnake.ApplicationCommandInteraction):
     if inter.guild.voice_client is not None:
         raise voicegw.VoiceError("there is a recording already")
     channel = inter.author.voice.channel
-    client = await channel.connect(cls=VoiceClient)
     await channel.send(NOTICE)
-    await client.play(open_notice()).wait()
-
+    client = await channel.connect(cls=VoiceClient)
     recording = voicegw.Recording(RECORDINGS / time.strftime("%Y-%m-%d %H-%M-%S"), "ogg")
-    client.listen(recording)
 
     def note(notice):
         match notice:
@@ -59,12 +56,15 @@ async def record(inter: disnake.ApplicationCommandInteraction):
             case voicegw.Reconnecting(reason=reason):
                 announce(channel, f"The recording has a gap: {reason}.")
 
-    client.voice.add_listener(note)
-    await inter.edit_original_response("Recording.")
-
-    await client.voice.wait_closed()  # stopped, kicked, or the network did not come back
-    await client.voice.close()  # and the last sound has come
-    await asyncio.to_thread(recording.close)
+    try:
+        await client.play(open_notice()).wait()
+        client.listen(recording)
+        client.voice.add_listener(note)
+        await inter.edit_original_response("Recording.")
+        await client.voice.wait_closed()  # stopped, kicked, or the network did not come back
+    finally:
+        await client.disconnect()  # and the last sound has come
+        await asyncio.to_thread(recording.close)
     names = ", ".join(path.name for path in (*recording.paths.values(), recording.mixed_path))
     await channel.send(f"Recorded {recording.seconds:.1f} s: {names}")
 

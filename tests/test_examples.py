@@ -209,6 +209,13 @@ async def test_who_tries_a_bot_gives_its_commands_from_outside(local_discord: Vo
             assert process.returncode == 1
 
 
+async def test_arguments_that_are_missing_are_named() -> None:
+    async with locally("server.json") as process:
+        _, told = await process.communicate()
+        assert told.decode().startswith("usage: python -m voicegw.testing.locally SERVER.json (BOT.py")
+        assert process.returncode == 1
+
+
 async def test_commands_that_cannot_be_answered_say_so(
     local_discord: VoiceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
