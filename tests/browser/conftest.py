@@ -66,7 +66,8 @@ class Page:
         return str(self.ask(f"{found}?.innerText ?? {found}?.textContent ?? ''", selector))
 
     def click(self, selector: str) -> None:
-        """As with a mouse."""
+        """As with a mouse, where people see it."""
+        self.ask("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
         self.driver.find_element("css selector", selector).click()
 
     def press(self, *keys: str) -> None:

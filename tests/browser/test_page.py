@@ -64,6 +64,10 @@ async def test_a_running_call_is_lit_and_followed_to_its_end(
         assert "it waits for nothing" in page.text("#why")
         assert page.text("#map-transport .state") == "open"
         page.until("document.body.innerText.includes('talking')")
+        page.until("document.querySelectorAll('.trend polyline[points*=\" \"]').length === 3")
+        page.ask("document.getElementById('gateway.ready').dispatchEvent(new Event('click'))")
+        assert page.text(".about h2") == "gateway: ready"
+        assert "closed_resumable" in page.text(".about table")
 
     await asyncio.to_thread(look)
     lit = await asyncio.to_thread(page.lit)

@@ -27,7 +27,9 @@ PAGE: Final = {
     "index.html": "text/html",
     "style.css": "text/css",
     "icon.svg": "image/svg+xml",
-    **dict.fromkeys(("page.js", "calls.js", "call.js", "player.js", "maps.js", "rows.js", "dom.js"), "text/javascript"),
+    **dict.fromkeys(
+        ("page.js", "calls.js", "call.js", "player.js", "maps.js", "rows.js", "trend.js", "dom.js"), "text/javascript"
+    ),
 }
 RECORD_BYTES: Final = 32 << 20
 STREAMS: Final = 32

@@ -3,6 +3,7 @@
 import { $, clock, grid, h, inFives, milliseconds, number, percent, say, words } from "./dom.js";
 import { deadlineNote } from "./maps.js";
 import { aboutState } from "./rows.js";
+import { Trend } from "./trend.js";
 
 const TOGETHER_MS = 50; // steps so close to the newest came with it
 
@@ -18,6 +19,8 @@ export class Call {
     this.id = id;
     this.line = line;
     this.whole = {};
+    this.trends = { latency: new Trend(), "lost, to us": new Trend(), jitter: new Trend() };
+    this.heard = null;
     this.parts = {
       title: h("h1", {}),
       place: h("p", { className: "place" }),
@@ -54,6 +57,7 @@ export class Call {
       return;
     }
     this.#head();
+    if (change) this.#follow();
     const steps = (this.whole.way ?? []).filter((step) => !this.pulse.has(step.event));
     this.maps.light(this.line.states, steps.filter((step) => step.at > steps[0].at - TOGETHER_MS));
     for (const machine of Object.keys(this.machines)) {
@@ -65,11 +69,23 @@ export class Call {
     if (!change || change.closes) this.#closes();
   }
 
+  // The figures of the last moment; a loss is that of the packets which came, or did not, since then.
+  #follow() {
+    const { totals } = this.whole;
+    if (this.line.ended || !totals) return;
+    const { received, lost } = this.heard ?? totals;
+    const expected = totals.received + totals.lost - received - lost;
+    this.heard = totals;
+    this.trends.latency.add(this.line.latency);
+    this.trends.jitter.add(this.line.jitter);
+    this.trends["lost, to us"].add(expected > 0 ? (totals.lost - lost) / expected : 0);
+  }
+
   about(machine, state) {
     const { about } = this.parts;
     about.hidden = false;
     about.replaceChildren(aboutState(this.machines, machine, state));
-    about.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    about.scrollIntoView();
   }
 
   #head() {
@@ -96,10 +112,10 @@ export class Call {
       ["last close", line.closed ? codeOf(line.closed) : "–", whole.closes?.find((close) => close.code === line.closed)?.meaning ?? "No close of the websocket yet"],
     ];
     if (tiles.children.length !== shown.length) {
-      tiles.replaceChildren(...shown.map(([name, , hint]) => h("div", { title: hint }, h("dt", {}, name), h("dd", {}))));
+      tiles.replaceChildren(...shown.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}), this.trends[name]?.element)));
     }
     shown.forEach(([, value, hint], index) => {
-      say(tiles.children[index].lastChild, value);
+      say(tiles.children[index].children[1], value);
       tiles.children[index].title = hint;
     });
     code.hidden = !whole.code;

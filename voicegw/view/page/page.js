@@ -31,7 +31,10 @@ async function begin() {
       calls.show(view === "call" ? Number(id) : null);
     }
   }
-  addEventListener("hashchange", show);
+  addEventListener("hashchange", () => {
+    show();
+    $("main").scrollIntoView();
+  });
   show();
 }
 
