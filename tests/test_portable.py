@@ -15,8 +15,10 @@ import pytest
 from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient, encrypted, pair, signalling_of
 from voicegw import FleetKey, FrozenCall, IteratorSource, ToneSource, VoiceClient, Warned, open_source, portable
 from voicegw.errors import EventNotAllowed, PacketRejected
+from voicegw.flight import read_record, replay
 from voicegw.media.wav import WavWriter
 from voicegw.server import LocalSignalling, VoiceServer
+from voicegw.why import explain
 from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import parse_rtp
@@ -385,6 +387,31 @@ async def test_a_process_that_is_killed_is_succeeded(
     assert nothing_in_the_clear(server)
     assert len({packet.key for packet in tap.packets}) == 1
     tap.check()
+
+
+async def test_a_thawed_calls_flight_record_runs_again(
+    server: VoiceServer, make_client: MakeClient, tmp_path: Path
+) -> None:
+    """Neither the record before nor the one after has a secret in it."""
+    alice, bob = await pair(make_client, server, keep_flight_record=True)
+    assert alice.flight_recorder is not None
+    frozen = await alice.freeze()
+    again = await thawed(server, frozen, signalling_of(alice), keep_flight_record=True)
+    await encrypted(again, bob)
+    assert again.flight_recorder is not None
+    assert frozen.session.secret_key is not None
+    for number, recorder in enumerate((alice.flight_recorder, again.flight_recorder)):
+        path = tmp_path / f"{number}.jsonl"
+        recorder.save(path)
+        assert replay(read_record(path)) is None
+        text = path.read_text()
+        for secret in (frozen.session.session_id, frozen.session.token):
+            assert secret is not None
+            assert secret.reveal() not in text
+        assert str(frozen.session.selected[1]) in text or number == 0
+        assert frozen.session.secret_key.reveal().hex() not in text
+    told = "\n".join(explain(read_record(tmp_path / "1.jsonl")))
+    assert "a call that another process has frozen goes on here" in told
 
 
 # -- what is played

@@ -134,11 +134,15 @@ def _open_at(description: SourceDescription, position_s: float, openers: Mapping
     if description.live or position_s <= 0:
         return source
     try:
-        seek_in(source, position_s)
-    except SourceFailed:
-        for _ in range(round(position_s / FRAME_S)):
-            if not source.read():
-                break
+        try:
+            seek_in(source, position_s)
+        except SourceFailed:
+            for _ in range(round(position_s / FRAME_S)):
+                if not source.read():
+                    break
+    except BaseException:
+        source.close()
+        raise
     return source
 
 
