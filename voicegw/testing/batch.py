@@ -21,10 +21,11 @@ def cores() -> int:
 
 def run_all(go: Callable[[int], Run], seeds: range, jobs: int, chunk: int = CHUNK) -> Iterator[Run]:
     """`go(seed)` for each seed. `go` is a module's function; what it returns comes in the order of the seeds."""
-    if jobs <= 1 or len(seeds) < 2 * chunk:
-        yield from map(go, seeds)
-        return
     chunks = [seeds[begin : begin + chunk] for begin in range(0, len(seeds), chunk)]
+    if jobs <= 1 or len(chunks) < 3:
+        for seeds_of_chunk in chunks:
+            yield from _chunk(go, seeds_of_chunk)
+        return
     with ProcessPoolExecutor(jobs) as pool:
         for done in pool.map(functools.partial(_chunk, go), chunks):
             yield from done

@@ -260,7 +260,8 @@ class World:
         do = HANDS.get(kind)
         if do is not None:
             do(self, effect)
-        voice, instead = VOICES.get(kind), self.instead.get(kind.__name__)
+        voice = VOICES.get(kind)
+        instead = self.instead.get(kind.__name__) if self.instead else None
         if voice is None and instead is None:
             return
         if kind.__name__ not in self.unanswered:
