@@ -20,6 +20,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 50.0
         self.worked = 0.0
+        self.shared_by, self.shared_until = 1, math.inf  # how many work on this core, each for the same time
 
     def __call__(self) -> float:
         return self.now
@@ -44,7 +45,7 @@ class Stream:
 
     def tick(self) -> bool:
         self.sent.append(self.clock.now)
-        self.clock.now += self.cost_s
+        self.clock.now += self.cost_s * (self.clock.shared_by if self.clock.now < self.clock.shared_until else 1)
         self.clock.worked += self.cost_s
         self.left -= 1
         return self.left > 0
@@ -177,6 +178,40 @@ def test_a_process_that_is_full_says_so_and_takes_no_more(caplog: pytest.LogCapt
     drive(pacer, clock, clock.now + 3.0)
     pacer.add(Stream(clock))
     assert pacer.stats.lateness["<= 20 ms"] < pacer.stats.frames
+
+
+def test_a_process_that_falls_behind_says_so_and_knows_what_it_would_need(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock, cost_s=FRAME_S / 100) for _ in range(40)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 52.5)
+    clock.now += 0.9  # one stall is no reason
+    drive(pacer, clock, 56.0)
+    assert pacer.stats.skipped > 1000
+    assert caplog.text == ""
+    clock.shared_by, clock.shared_until = 5, 63.9  # 40 streams need 0.4 of a core, and get a fifth
+    drive(pacer, clock, 64.0)
+    assert caplog.text.count("pacing falls behind: 50 % of the frames of 40 streams") == 1
+    assert pacer.stats.load == pytest.approx(0.4, abs=0.03)
+    pacer.add(Stream(clock))
+    for stream in streams:
+        stream.cost_s = FRAME_S / 41.5
+    clock.shared_by, clock.shared_until = 2, 70.0
+    drive(pacer, clock, 70.0)
+    with pytest.raises(TooManyStreams, match=r"41 streams take 9[67]% of a core"):
+        pacer.add(Stream(clock))
+
+
+def test_the_right_not_to_speak_is_no_falling_behind(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    pacer.add(Stream(clock))
+    pacer.may_speak = lambda: False
+    drive(pacer, clock, 60.0)
+    assert pacer.stats.skipped > 400
+    assert caplog.text == ""
 
 
 class Countdown(Stream):

@@ -28,7 +28,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from voicegw.errors import TooManyStreams
 
@@ -42,6 +42,8 @@ LATENESS_MS: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 LOAD_WINDOW_S: Final = 1.0
 LOAD_WARNED: Final = 0.8
 LOAD_REFUSED: Final = 0.95
+BEHIND_SHARE: Final = 0.01
+BEHIND_WINDOWS: Final = 3
 WARN_EVERY_S: Final = 60.0
 YIELD_S: Final = 50e-6
 TURN_NS: Final = 100_000
@@ -66,8 +68,9 @@ class Paced(Protocol):
 class PacerStats:
     """How the pacer does; `lateness` has, for each bound in ms, the frames that left within it, the last beyond all.
 
-    `load` is the part of a core that it used in the last second, `skipped` the frames that a stall cost, `late_s` the
-    lateness of all frames together, in seconds.
+    `load` is the part of a core that it takes to keep all streams at pace, by what a frame cost in the last second; it
+    may be more than 1. `skipped` are the frames that a stall cost, `late_s` is the lateness of all frames together, in
+    seconds.
     """
 
     streams: int
@@ -76,6 +79,15 @@ class PacerStats:
     load: float
     lateness: dict[str, int]
     late_s: float
+
+
+class _Window(NamedTuple):
+    """When a second of watching the load began, and the counts then."""
+
+    at: float
+    cpu: float
+    sent: int
+    missed: int
 
 
 class _Turn:
@@ -116,16 +128,17 @@ class Pacer:
         self._epoch = clock()
         self._tick = 0
         self._rested: set[int] = set()
-        self._skipped = 0
+        self._skipped = self._missed = 0  # the second without those that nobody wanted to leave
         self._lateness = [0] * (len(LATENESS_MS) + 1)
         self._late_s = 0.0
-        self._window = (self._epoch, 0.0)
+        self._window: _Window | None = None
         self._load = 0.0
+        self._behind = 0  # seconds in a row in which frames were skipped
         self._warned_at = -WARN_EVERY_S
 
     @property
     def load(self) -> float:
-        """The part of a core that pacing took in the last full second."""
+        """The part of a core that it takes to keep all streams at pace."""
         return self._load
 
     @property
@@ -146,7 +159,7 @@ class Pacer:
                 return
             now = self.clock()
             if not self._places:
-                self._epoch, self._tick, self._load, self._window = now, 0, 0.0, (now, self._cpu())
+                self._epoch, self._tick, self._load, self._window, self._behind = now, 0, 0.0, None, 0
             if self._load >= LOAD_REFUSED:
                 raise TooManyStreams(
                     f"{len(self._places)} streams take {self._load:.0%} of a core; another would make all of them "
@@ -189,9 +202,7 @@ class Pacer:
                     self._catch_up(now, CATCH_UP_FRAMES)
                     self._note_load(now)
                     continue
-                place = self._tick % SLOTS
-                count = len(slots[place])
-                self._serve(place)
+                count = self._serve(self._tick % SLOTS)
                 late_s = clock() - due
                 self._lateness[bisect_left(LATENESS_MS, late_s * 1000)] += count
                 self._late_s += late_s * count
@@ -202,13 +213,17 @@ class Pacer:
         count = len(self._slots[tick % SLOTS])
         return count if count >= FULL_SLOT else (0 if count else 1)
 
-    def _serve(self, place: int) -> None:
+    def _serve(self, place: int) -> int:
+        """One frame of each stream of a slot; how many were served."""
         slot = self._slots[place]
+        count = len(slot)
         if place in self._rested:
             self._rested.discard(place)
             for stream in slot:
                 stream.skip(1)
-            return
+            self._skipped += count
+            self._missed += count
+            return 0
         over: list[Paced] | None = None
         for stream in slot:
             try:
@@ -219,6 +234,7 @@ class Pacer:
             over = [*(over or ()), stream]
         for stream in over or ():
             self._drop(stream)
+        return count
 
     def _catch_up(self, now: float, most: int) -> None:
         """Time was missed: at most so many frames a stream leave, and the rest of the time is let go."""
@@ -226,8 +242,7 @@ class Pacer:
         for tick in range(self._tick, self._tick + SLOTS):
             place, missed = tick % SLOTS, max(0, (target - 1 - tick) // SLOTS + 1)
             sent = min(missed, most)
-            for _ in range(sent):
-                self._serve(place)
+            served = sum(self._serve(place) for _ in range(sent))
             lost = missed - sent
             streams = self._slots[place]
             for stream in streams if lost else ():
@@ -235,9 +250,10 @@ class Pacer:
             following = self._epoch + (tick + missed * SLOTS) * SLOT_S
             if sent == CATCH_UP_FRAMES and following - now < LEAST_GAP_S:
                 self._rested.add(place)
-            self._lateness[-1] += sent * len(streams)
-            self._late_s += sent * len(streams) * (now - self._epoch - tick * SLOT_S)
+            self._lateness[-1] += served
+            self._late_s += served * (now - self._epoch - tick * SLOT_S)
             self._skipped += lost * len(streams)
+            self._missed += lost * len(streams) if most else 0
         self._tick = target
 
     def _drop(self, stream: Paced) -> None:
@@ -246,13 +262,31 @@ class Pacer:
             self._slots[place].remove(stream)
 
     def _note_load(self, now: float) -> None:
-        began, cpu_then = self._window
-        if now - began < LOAD_WINDOW_S:
+        """Once a second: what does a frame cost, and do all leave? After a longer rest there is nothing to tell."""
+        began = self._window
+        if began is not None and now - began.at < LOAD_WINDOW_S:
             return
-        cpu = self._cpu()
-        self._load = (cpu - cpu_then) / (now - began) if now - began < 2 * LOAD_WINDOW_S else 0.0
-        self._window = (now, cpu)
-        if self._load >= LOAD_WARNED and now - self._warned_at >= WARN_EVERY_S:
+        ended = self._window = _Window(now, self._cpu(), sum(self._lateness), self._missed)
+        if began is None or now - began.at >= 2 * LOAD_WINDOW_S:
+            self._load, self._behind = 0.0, 0
+            return
+        sent, missed = ended.sent - began.sent, ended.missed - began.missed
+        if sent:
+            self._load = (ended.cpu - began.cpu) / (now - began.at) * (sent + missed) / sent
+        self._behind = self._behind + 1 if missed > BEHIND_SHARE * (sent + missed) else 0
+        if now - self._warned_at < WARN_EVERY_S:
+            return
+        if self._behind >= BEHIND_WINDOWS:
+            self._warned_at = now
+            share = missed / (sent + missed)
+            _log.warning(
+                "pacing falls behind: %.0f %% of the frames of %d streams were skipped in the last second. Pacing them "
+                "takes %.0f %% of a core; where that is little, something else holds the interpreter or the processor",
+                share * 100,
+                len(self._places),
+                self._load * 100,
+            )
+        elif self._load >= LOAD_WARNED:
             self._warned_at = now
             _log.warning("pacing %d streams takes %.0f %% of a core", len(self._places), self._load * 100)
 

@@ -105,7 +105,7 @@ def _latency(live: list[VoiceClient]) -> Iterator[str]:
 def _pacer() -> Iterator[str]:
     stats = process_pacer().stats
     yield from _metric("pacer_streams", "gauge", "Streams that are being sent.", [({}, stats.streams)])
-    yield from _metric("pacer_load", "gauge", "Part of a core that pacing took in the last second.", [({}, stats.load)])
+    yield from _metric("pacer_load", "gauge", "Part of a core that pacing all of them takes.", [({}, stats.load)])
     yield from _metric(
         "pacer_skipped_frames_total", "counter", "Frames that stalls of the process cost.", [({}, stats.skipped)]
     )
