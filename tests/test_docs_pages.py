@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import inspect
 import os
 import re
@@ -67,13 +68,15 @@ READ_ONLY = {
     "play": "needs a login; tests/test_bot_commands.py",
     "record": "needs a login; tests/test_bot_commands.py",
     "watch": "runs until it is interrupted; tests/test_view.py",
+    "fleet": "starts servers and processes; tests/fleet",
+    "bench": "takes minutes and two cores; tests/test_bench.py",
+    "simulate": "takes minutes; tests/test_cli.py",
 }
 # Lines that start no command of ours, and why they are not run.
 NOT_RUN = (
     r"python3 -m venv ",  # the README's own command is run by .ci/run
     r"\.venv/bin/pip install ",
     r"DISCORD_TOKEN=\.\.\. python examples/",  # needs Discord
-    r"python -m voicegw\.testing\.locally ",  # tests/test_examples.py and tests/interop/test_examples.py
 )
 
 
@@ -255,9 +258,12 @@ def test_commands_are_those_of_the_command_line(capfd: pytest.CaptureFixture[str
         for line in commands(name_of(page)):
             if any(re.match(pattern, line) for pattern in NOT_RUN):
                 continue
-            words = shlex.split(line.partition(" | ")[0])
+            words = shlex.split(line.partition(" | ")[0].removesuffix("&"))
             while "=" in words[0]:
                 words.pop(0)
+            if words[:2] == ["python", "-m"]:
+                assert importlib.util.find_spec(words[2]) is not None, f"{name_of(page)}: {line}"
+                continue
             assert Path(words[0]).name == "voicegw", f"{name_of(page)}: {line}"
             make_parser().parse_args(words[1:])
             if words[1] in (*READ_ONLY, "explain"):  # explain: with its guide
