@@ -67,7 +67,7 @@ class Bot:
 
 intents = discord.Intents.none()
 intents.guilds = intents.voice_states = True
-bot = discord.Client(intents=intents)
+bot = discord.AutoShardedClient(intents=intents, shard_count=1) if CALL["sharded"] else discord.Client(intents=intents)
 started = False
 
 

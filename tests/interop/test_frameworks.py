@@ -70,7 +70,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(framework: Framework, plan: str, python: Path, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(
+    framework: Framework, plan: str, python: Path, tmp_path: Path, *, sharded: bool = False
+) -> AsyncIterator[Stage]:
     sound = tmp_path / "880.wav"
     with WavWriter(sound) as writer:
         writer.write(read_pcm(ToneSource(880, 1.0)))
@@ -89,6 +91,7 @@ async def stage(framework: Framework, plan: str, python: Path, tmp_path: Path) -
         sink = MeasuringSink()
         call = {
             "plan": plan,
+            "sharded": sharded,
             "package": framework.package,
             "module": framework.module,
             "adapter": framework.adapter,
@@ -139,7 +142,14 @@ async def test_a_bot_joins_plays_records_is_moved_and_kicked(
 async def test_a_call_outlives_its_websocket_and_the_bots(
     framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async with stage(framework, "endure", python_with(framework, tmp_path_factory), tmp_path) as on:
+    await outlive(framework, tmp_path, tmp_path_factory)
+
+
+async def outlive(
+    framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, *, sharded: bool = False
+) -> None:
+    python = python_with(framework, tmp_path_factory)
+    async with stage(framework, "endure", python, tmp_path, sharded=sharded) as on:
         await on.next(event="joined", channel=CHANNEL_IDS[0])
         await on.hears_more()
         session = on.server.session(BOT)
@@ -178,3 +188,7 @@ async def test_a_call_outlives_its_websocket_and_the_bots(
         await on.gateway.signalling(BOT).kick()
         await on.next(event="kicked", error="Kicked")
     note(framework.package, on.version, ("reconnect",))
+
+
+async def test_a_bot_with_shards_hears_of_its_own(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    await outlive(FRAMEWORKS[0], tmp_path, tmp_path_factory, sharded=True)
