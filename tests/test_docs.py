@@ -161,7 +161,7 @@ async def test_the_readmes_view_is_served(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_there_are_no_examples_that_no_test_runs() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.loopback

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -244,3 +246,21 @@ async def test_another_fleets_key_and_a_name_that_is_taken_are_refused(fleet: St
             await voicegw.fleet.connect(trial.nats_url, keys=[other])
         both = await voicegw.fleet.connect(trial.nats_url, keys=[other, trial.key])
         await both.close()
+
+
+async def test_the_readmes_bot_sings_in_the_fleet(fleet: StartTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    (program,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "sing_in_the_fleet" in text]
+    async with fleet(calls=0, workers=1) as trial:
+        monkeypatch.setenv(ENVIRONMENT, trial.key.to_text().reveal())
+        program = program.replace("nats://127.0.0.1:4222", trial.nats_url).replace("song.ogg", MUSIC)
+        namespace: dict[str, Any] = {}
+        exec(compile(program, "README.md", "exec"), namespace)
+        listener = trial.make_listener(0)
+        await listener.connect(CHANNEL)
+        signalling = LocalSignalling(trial.server, BOT)
+        singing = asyncio.create_task(namespace["sing_in_the_fleet"](BOT, GUILD, CHANNEL, signalling))
+        await asyncio.wait_for(singing, 60)
+        assert len(trial.heard[BOT].times) > 50
+        assert trial.server.members(CHANNEL) == [listener.session.shared.user_id]
+        assert not trial.operator.view.calls

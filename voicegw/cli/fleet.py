@@ -83,7 +83,8 @@ async def _with_bus(
     from voicegw.fleet.sealing import fleet_keys
 
     servers = arguments.nats or [os.environ.get(NATS, DEFAULT_NATS)]
-    async with await Bus.connect(servers, fleet_keys(arguments.key_file), fleet=arguments.fleet) as bus:
+    keys, replicas = fleet_keys(arguments.key_file), getattr(arguments, "replicas", 1)
+    async with await Bus.connect(servers, keys, fleet=arguments.fleet, replicas=replicas) as bus:
         return await work(arguments, console, bus)
 
 
@@ -178,6 +179,7 @@ def _worker_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--files", type=Path, metavar="DIR", help="bots may have files below it played")
     command.add_argument("--bucket", action="append", default=[], help="bots may have its objects played")
+    command.add_argument("--replicas", type=int, default=1, metavar="N", help="servers that keep new buckets (1)")
     command.add_argument("--max-calls", type=int, metavar="N", help="take no more than this")
     command.add_argument("--ca", type=Path, metavar="FILE", help="one more authority, of a voice server of your own")
     command.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="its host")

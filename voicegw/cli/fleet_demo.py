@@ -26,7 +26,14 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
             console.say(f"NATS at {trial.nats_url}, {arguments.workers} workers with a lease of {arguments.lease:g} s")
             await trial.begin_calls()
             console.say(f"{arguments.calls} calls play, each encrypted end to end: {_shares(trial)}")
+            before = await trial.traffic()
             await trial.play(arguments.seconds)
+            traffic = (await trial.traffic()).each(before, arguments.calls)
+            console.say(
+                "NATS: {messages_a_call_second:g} messages and {bytes_a_call_second:g} bytes a call and second".format(
+                    **traffic
+                )
+            )
             planned = await _drained(trial, console)
             await trial.play(arguments.seconds)
             killed = await _killed(trial, console)
@@ -44,6 +51,7 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
             "lease_s": arguments.lease,
             "planned": planned,
             "killed": killed,
+            "nats": traffic,
             **counts,
         }
     )

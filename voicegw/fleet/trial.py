@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import socket
 import statistics
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -84,6 +86,23 @@ class Child:
         return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Messages and bytes that NATS has taken in and given out, up to a moment."""
+
+    at: float
+    messages: int
+    bytes: int
+
+    def each(self, since: Traffic, calls: int) -> dict[str, float]:
+        """What that is a call and second."""
+        spent = (self.at - since.at) * max(1, calls)
+        return {
+            "messages_a_call_second": round((self.messages - since.messages) / spent, 2),
+            "bytes_a_call_second": round((self.bytes - since.bytes) / spent),
+        }
+
+
 @dataclass(slots=True)
 class Heard:
     """What the listener of one call heard, and what the voice server saw of it."""
@@ -114,6 +133,7 @@ class Trial:
         self.workers: dict[str, Child] = {}
         self.nats: Child | None = None
         self.nats_port = 0
+        self._monitor = 0
         self.server = VoiceServer()
         self.bots: list[FleetClient] = []
         self.listeners: list[VoiceClient] = []
@@ -174,11 +194,24 @@ class Trial:
         program = nats_server()
         port = self.nats_port or free_port()
         store = self.directory / "jetstream"
-        arguments = ("-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store))
+        self._monitor = self._monitor or free_port()
+        arguments = ("-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store), "-m", str(self._monitor))
         self.nats = await Child.start(program, *arguments, log=self.directory / "nats.log")
         self._children.append(self.nats)
         self.nats_port = port
         await answers(port, self.nats)
+
+    async def traffic(self) -> Traffic:
+        """What has gone through NATS since it started."""
+
+        def ask() -> dict[str, Any]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._monitor}/varz", timeout=10) as answer:
+                told: dict[str, Any] = json.load(answer)
+                return told
+
+        told = await asyncio.to_thread(ask)
+        messages, size = told["in_msgs"] + told["out_msgs"], told["in_bytes"] + told["out_bytes"]
+        return Traffic(time.monotonic(), messages, size)
 
     @property
     def nats_url(self) -> str:
@@ -228,6 +261,16 @@ class Trial:
 
     async def _begin_call(self, number: int) -> None:
         bot_id, guild_id, channel_id = BOTS + number, GUILDS + number, CHANNELS + number
+        await self.make_listener(number).connect(channel_id)
+        signalling = LocalSignalling(self.server, bot_id)
+        bot = self.fleet.client(user_id=bot_id, guild_id=guild_id, signalling=signalling)
+        self.bots.append(bot)
+        await bot.connect(channel_id)
+        bot.play(file(MUSIC), loop=True)
+
+    def make_listener(self, number: int) -> VoiceClient:
+        """Who will hear the bot of one call."""
+        bot_id, guild_id = BOTS + number, GUILDS + number
         self.heard[bot_id] = Heard()
         listener = VoiceClient(
             user_id=LISTENERS + number,
@@ -239,12 +282,7 @@ class Trial:
         )
         self.listeners.append(listener)
         self._listen(listener, bot_id)
-        await listener.connect(channel_id)
-        signalling = LocalSignalling(self.server, bot_id)
-        bot = self.fleet.client(user_id=bot_id, guild_id=guild_id, signalling=signalling)
-        self.bots.append(bot)
-        await bot.connect(channel_id)
-        bot.play(file(MUSIC), loop=True)
+        return listener
 
     def _listen(self, listener: VoiceClient, bot_id: int) -> None:
         decrypt, times = listener._group.decrypt, self.heard[bot_id].times

@@ -369,6 +369,11 @@ class Worker:
                         await asyncio.sleep(RETRY_S)
         self._feed(CallsGone())
 
+    def _somebody_else(self, held: HeldCall) -> bool:
+        """Is the call on its way to another worker?"""
+        takers = self._view.order(held.call_id) if held.call_id in self._view.calls else []
+        return not held.over and any(name != self.name for name in takers)
+
     async def _hand_over(self, calls: list[HeldCall]) -> None:
         """One after the other: whoever takes a call opens only that one, and it is silent for a short while."""
         turn = asyncio.Semaphore(1 + len(calls) // CALLS_A_TURN)
@@ -378,7 +383,7 @@ class Worker:
                 confirmed = self._confirmed[held.call_id] = asyncio.Event()
                 held.feed(HandOverRequested())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CONFIRM_S if held.state == "freezing" else 0):
+                    async with asyncio.timeout(CONFIRM_S if self._somebody_else(held) else 0):
                         await confirmed.wait()
                 del self._confirmed[held.call_id]
 
