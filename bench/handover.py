@@ -69,7 +69,11 @@ def handover(settings: Settings) -> Result:
             every[name] += gaps
     result = Result("handover", "Silence at a hand-over", "ms", values)
     result.more = {
-        name: {"p50": statistics.median(gaps), "p99": statistics.quantiles(gaps, n=100)[98], "worst": max(gaps)}
+        name: {
+            "p50": statistics.median(gaps),
+            "p99": statistics.quantiles(gaps, n=100, method="inclusive")[98],
+            "worst": max(gaps),
+        }
         for name, gaps in every.items()
     }
     for name, figures in result.more.items():

@@ -111,9 +111,11 @@ class FrozenCall:
         head = json.dumps(
             {"voicegw_frozen": FORMAT, "key": key.key_id, "guild": str(self.guild_id), "user": str(self.user_id)}
         ).encode()
-        body = json.dumps({name: _pack(getattr(self, name)) for name in _BODY}, separators=(",", ":")).encode()
+        body = {name: _plain(getattr(self, name)) for name in _BODY}  # secrets are still secrets in it
         nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(body, head, nonce, key.secret.reveal())
+        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(
+            json.dumps(body, default=_bare, separators=(",", ":")).encode(), head, nonce, key.secret.reveal()
+        )
         return b"".join((head, b"\n", nonce, sealed))
 
     @classmethod
@@ -143,13 +145,13 @@ class FrozenCall:
             raise FrozenCallRefused(f"this call was sealed with the fleet key {key_id!a}, which is not known here")
         nonce, sealed = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         try:
-            body = crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, line, nonce, key.secret.reveal())
+            body = Secret(crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, line, nonce, key.secret.reveal()))
         except (CryptoError, ValueError) as error:
             raise FrozenCallRefused(
                 f"this frozen call does not open with the fleet key {key_id!a}: another one, or changed bytes"
             ) from error
         try:
-            return cls(user_id=user_id, guild_id=guild_id, **_read(json.loads(body)))
+            return cls(user_id=user_id, guild_id=guild_id, **_read(json.loads(body.reveal(), object_hook=_revived)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FrozenCallError(
                 "this frozen call is sealed as it should be, but not written as it should be"
@@ -172,7 +174,7 @@ def _read(body: dict[str, Any]) -> dict[str, Any]:
             queue=tuple(map(_item, playlist.get("queue", ()))),
             over=tuple(map(_item, playlist.get("over", ()))),
         ),
-        "keys": tuple(_unpack(body.get("keys", ()))),
+        "keys": _tuples(body.get("keys", [])),
         "options": dict(body.get("options", {})),
         "states": dict(body.get("states", {})),
         "frozen_at_ms": int(body.get("frozen_at_ms", 0)),
@@ -188,28 +190,38 @@ def _item(data: dict[str, Any]) -> PlaylistItem:
 def _made(kind: type[Data], data: Mapping[str, Any], **done: Any) -> Data:
     """One dataclass; what is missing has its default."""
     names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: _unpack(data[name]) for name in names if name in data and name not in done}, **done)
+    return kind(**{name: _tuples(data[name]) for name in names if name in data and name not in done}, **done)
 
 
-def _pack(value: Any) -> Any:
-    if isinstance(value, Secret):
-        bare = value.reveal()
-        return {"secret": bare} if isinstance(bare, str) else {"secret_bytes": base64.b64encode(bare).decode()}
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists, but for what `_bare` writes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _pack(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
-        return [_pack(item) for item in value]
+        return [_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _unpack(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_unpack(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if "secret" in value:
-        return Secret(str(value["secret"]))
-    data = base64.b64decode(value["secret_bytes" if "secret_bytes" in value else "bytes"])
-    return Secret(data) if "secret_bytes" in value else data
+def _bare(value: Any) -> dict[str, str]:
+    """Bytes and secrets as JSON has them; in no variable."""
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Secret) and isinstance(value.reveal(), str):
+        return {"$secret": value.reveal()}
+    return {"$secret_bytes": base64.b64encode(value.view()).decode()}
+
+
+def _revived(found: dict[str, Any]) -> Any:
+    """The other way round."""
+    match list(found):
+        case ["$secret"]:
+            return Secret(str(found["$secret"]))
+        case ["$secret_bytes"]:
+            return Secret(base64.b64decode(found["$secret_bytes"]))
+        case ["$bytes"]:
+            return base64.b64decode(found["$bytes"])
+    return found

@@ -137,7 +137,8 @@ class Portable:
 
         Returns when it is connected and plays on. `options` are the constructor's, instead of the frozen ones; trust is
         not frozen, so `ca_pem` must be given again. `openers` open kinds of sources of your own. With `write`,
-        checkpoints are kept from the beginning.
+        checkpoints are kept from the beginning. Listeners and sinks are added again by whoever wants to hear; nobody is
+        verified any more.
 
         Raises:
             VoiceTimeout: not connected after `timeout_s` seconds; the call is left.

@@ -25,6 +25,7 @@ from tests.faults.groups import ALICE, BOB, ROOM, hears, in_one_group, together,
 from tests.faults.worlds import PHASES, phase_of
 from voicegw.effects import UseKey
 from voicegw.events import SocketClosed, VoiceServerUpdated
+from voicegw.frozen import FleetKey, FrozenCall
 from voicegw.gateway import DiscordGatewayVoice
 from voicegw.secret import Secret
 from voicegw.testing.simulation import SERVER_NAME, SimulatedClient, Simulation
@@ -44,6 +45,7 @@ HANDED_OVER = {
     ("adapters/websocket.py", "receive"),  # aiohttp's message
     ("wire/frames.py", "_object"),  # json's pairs, until they are sealed
     ("wire/frames.py", "_sealed"),
+    ("frozen.py", "_revived"),
 }
 
 
@@ -219,6 +221,34 @@ def test_no_line_that_raises_has_a_secret_in_its_variables(monkeypatch: pytest.M
 
     Simulation(1).run(story)
     assert dumped.lines > 3000
+    assert dumped.leaks.keys() - HANDED_OVER == set()
+
+
+@covers("F158")
+def test_no_line_of_a_hand_over_has_a_secret_in_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    canaries = Canaries(monkeypatch)
+    dumped = Dumped(canaries)
+
+    async def write(frozen: FrozenCall) -> None:
+        assert not canaries.show_in(repr(frozen))
+
+    async def story(sim: Simulation) -> None:
+        alice, bob = sim.client(ALICE), sim.client(BOB)
+        alice.keep_checkpoints(write)
+        await together(sim, alice, bob)
+        sys.settrace(dumped)
+        try:
+            key = FleetKey.generate()
+            data = (await alice.freeze()).to_bytes(key)
+            assert not canaries.show_in(repr(data))
+            again = sim.client(ALICE, address="10.9.9.9", signalling=alice.signalling)
+            await again.go_on(FrozenCall.from_bytes(data, key))
+        finally:
+            sys.settrace(None)
+        await until(sim, lambda: in_one_group(again, bob))
+
+    Simulation(1).run(story)
+    assert dumped.lines > 1000
     assert dumped.leaks.keys() - HANDED_OVER == set()
 
 
