@@ -242,8 +242,9 @@ async def test_another_guild_or_kind_of_channel_is_said_at_once(
     monkeypatch.setattr("voicegw.server.main_gateway.channels", lambda full: [channel])
     async with running(*place(server, tmp_path, "record", guild=guild)) as process:
         done = await finish(process)
-    assert (done.code, done.out) == (1, "")
-    assert done.err == f"voicegw: channel {CHANNEL_IDS[0]} {words}\n"
+    what = f"channel {CHANNEL_IDS[0]} {words}"
+    assert (done.code, done.err) == (1, f"voicegw: {what}\n")
+    assert done.result == {"ok": False, "error": what}
 
 
 async def on_a_terminal(*arguments: str, interrupted_at: bytes) -> tuple[int, str]:

@@ -55,14 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
+    console = Console(arguments.json)
     try:
-        code: int = arguments.run(arguments, Console(arguments.json))
+        code: int = arguments.run(arguments, console)
     except VoiceError as error:
-        print(f"voicegw: {error}", file=sys.stderr)
-        return FAILED
+        return _failed(str(error), console)
     except OSError as error:
-        print(f"voicegw: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        return FAILED
+        return _failed(f"{error.filename or 'the system'}: {error.strerror or error}", console)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _failed(what: str, console: Console) -> int:
+    print(f"voicegw: {what}", file=sys.stderr)
+    console.result({"ok": False, "error": what})
+    return FAILED
