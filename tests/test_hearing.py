@@ -93,6 +93,11 @@ async def test_a_function_may_listen() -> None:
     assert [frame.user_id for frame in heard] == [ALICE] * 3
 
 
+async def test_what_cannot_take_sound_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="is no sink"):
+        Ears().hearing.listen("talk.wav")  # type: ignore[arg-type]
+
+
 async def test_nothing_is_decoded_for_sinks_that_want_packets_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ears, sink = Ears(), Kept()
     sink.needs_pcm = False  # type: ignore[attr-defined]

@@ -236,3 +236,9 @@ def test_a_place_that_cannot_be_written_shows_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
         Recording(tmp_path / "file" / "deeper")
+
+
+def test_an_unknown_format_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="a recording is wav, ogg, flac, not 'mp3'"):
+        Recording(tmp_path / "new", "mp3")  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()

@@ -52,6 +52,10 @@ class Hearing:
         """Give everything that is heard from now on to `sink`, beside those that listen already."""
         loop = self._begin_decoding()
         taker = FunctionSink(sink) if callable(sink) else sink
+        if not hasattr(taker, "write"):
+            raise TypeError(
+                f"{taker!r} is no sink; WavSink(directory) or Recording(directory) make files, a function will do"
+            )
         for listening in self._listenings:
             if listening.sink == taker:
                 return listening

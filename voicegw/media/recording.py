@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from voicegw.errors import AudioError
 from voicegw.media.heard import HeardFrame
 from voicegw.media.pcm import mix
 from voicegw.media.tracks import FlacTrack, OggTrack, Track, WavTrack
@@ -38,6 +39,8 @@ class Recording:
     def __init__(
         self, directory: str | Path, format: Format = "wav", *, users: bool = True, mixed: bool = True
     ) -> None:
+        if format not in TRACKS:
+            raise AudioError(f"a recording is {', '.join(TRACKS)}, not {format!r}")
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._format = format
