@@ -133,7 +133,7 @@ def profile_receive(settings: Settings) -> Result:
     result.values = values
     result.notes.append(
         "Warm, without threads and the event loop. libopus is the same for everybody, so two receivers cannot be "
-        "further apart than what it leaves: see what remains of both when it is taken off."
+        "further apart than it lets them; [receive](#receive) says what both cost beyond it."
     )
     return result
 
