@@ -1,12 +1,13 @@
 """What MkDocs asks while it builds: pages that are drawn from the project, so that they cannot say anything else.
 
 The machines' pages come from `diagrams/` and `states/`, the command line from the commands' own help, the pictures
-from the tables. Links of a page to files outside `docs/` become their names: the site holds nothing but pages.
+from the tables. Links are written as they lead from file to file; here they are turned to the pages of these files.
 """
 
 from __future__ import annotations
 
 import argparse
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ ARRIVING = {"mutation.md", "speed.md", "view.md", "fleet.md"}
 FILE = re.compile(r"<!-- the file (\S+) -->")
 PROMISES = "<!-- the README's promises -->"
 PICTURES = re.compile(r"```mermaid\n.*?^The same as a picture: [^\n]*\n", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+HELP = "<!-- every command's help -->"
+# Files of the project that the site shows, under other names.
+SHOWN = {"diagrams": "machines/index.md", "states/README.md": "machines/tables.md", "CHANGELOG.md": "changelog.md"}
 
 
 def on_config(config: Any) -> Any:
@@ -48,29 +52,25 @@ def on_files(files: Files, config: Any) -> Files:
     tables = (ROOT / "states" / "README.md").read_text(encoding="utf-8")
     files.append(File.generated(config, "machines/tables.md", content=tables))
     files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
-    files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Put in what other files say; links that lead out of the site become the names of what they lead to."""
+    """Put in what other files say; links to files lead to their pages, or become the names of what they lead to."""
+    here = page.file.src_uri
 
-    def inside(found: re.Match[str]) -> str:
-        text, target, anchor = found[1], found[2], found[3] or ""
-        if "://" in target or files.get_file_from_path(_joined(page.file.src_uri, target)) is not None:
+    def on_site(found: re.Match[str]) -> str:
+        picture, text, target, anchor = found[1], found[2], found[3], found[4] or ""
+        if "://" in target or files.get_file_from_path(_joined(posixpath.dirname(here), target)) is not None:
             return found[0]
-        table = re.fullmatch(r"(?:\.\./)*(?:states/)?(\w+)\.toml", target)
-        if table and table[1] in table_names():
-            return f"`{table[1]}.toml`"
-        for outside, ours in (("states/README.md", "machines/tables.md"), ("diagrams", "machines/index.md")):
-            if target.endswith(outside):
-                return f"[{text}]({'../' * page.file.src_uri.count('/')}{ours}{anchor})"
-        if target.startswith("../"):
-            return text
-        return found[0]
+        path = _joined(_written_in(here), target)
+        shown = SHOWN.get(path) or re.sub(r"^diagrams/", "machines/", path)
+        if files.get_file_from_path(shown) is not None:
+            return f"{picture}[{text}]({posixpath.relpath(shown, posixpath.dirname(here) or '.')}{anchor})"
+        return text
 
-    drawn = FILE.sub(lambda found: listing(found[1]), markdown.replace(PROMISES, promises()))
-    return LINK.sub(inside, drawn)
+    drawn = FILE.sub(lambda found: listing(found[1]), markdown.replace(PROMISES, promises()).replace(HELP, helps()))
+    return LINK.sub(on_site, drawn)
 
 
 def listing(name: str) -> str:
@@ -96,18 +96,12 @@ def machine_page(name: str, page: str) -> str:
     return PICTURES.sub(lambda _: pictures, page, count=1)
 
 
-def commands_page() -> str:
+def helps() -> str:
     """Every command's own help."""
     (choices,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    parts = [
-        "# Command line",
-        "What `voicegw COMMAND --help` says. Every command takes `--json`: then text goes to stderr, and the last line "
-        "on stdout is one JSON object. The exit code is 0 only where what was asked has happened, 1 with one line that "
-        "says what failed, 2 for arguments that cannot be. `python -m voicegw` is the same.",
-    ]
-    for name, command in choices.choices.items():
-        parts += [f"## voicegw {name}", f"```text\n{help_of(command)}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(
+        f"## voicegw {name}\n\n```text\n{help_of(command)}\n```" for name, command in choices.choices.items()
+    )
 
 
 def help_of(command: Any) -> str:
@@ -134,13 +128,13 @@ def _missing(entry: Any) -> bool:
     )
 
 
-def _joined(page: str, target: str) -> str:
-    parts = page.split("/")[:-1]
-    for part in target.split("/"):
-        if part == "..":
-            if not parts:
-                return ""
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return "/".join(parts)
+def _written_in(page: str) -> str:
+    """The directory of the project that a page's links start from."""
+    drawn = {"machines/tables.md": "states", "changelog.md": ""}
+    if page.startswith("machines/") and page not in ("machines/index.md", *drawn):
+        return "diagrams"
+    return drawn.get(page, _joined("docs", posixpath.dirname(page)))
+
+
+def _joined(directory: str, target: str) -> str:
+    return posixpath.normpath(posixpath.join(directory, target))

@@ -6,7 +6,6 @@ import ast
 import asyncio
 import importlib.util
 import inspect
-import os
 import re
 import shlex
 import sys
@@ -459,15 +458,12 @@ def test_names_that_pages_speak_of_are_there() -> None:
 
 def test_machines_pages_name_every_machine_of_a_call() -> None:
     told = {name for name, _ in rows("machines/index.md", "| machine | decides")}
-    assert told == {f"[{name}]({name}.md)" for name in table_names()}
+    assert told == {f"[{name}](../../diagrams/{name}.md)" for name in table_names()}
 
 
 def test_links_of_pages_lead_somewhere() -> None:
-    drawn = {DOCS / "machines" / f"{name}.md" for name in table_names()} | {DOCS / "machines" / "tables.md"}
-    drawn |= {DOCS / "commands.md", DOCS / "changelog.md"}
-    drawn |= {DOCS / "machines" / f"{name}-overview.svg" for name in table_names()}
+    """As files; the build looks at them as a site."""
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
-                path = Path(os.path.normpath(page.parent / target))
-                assert path.exists() or path in drawn, f"{name_of(page)}: {target}"
+                assert (page.parent / target).exists(), f"{name_of(page)}: {target}"
