@@ -64,12 +64,12 @@ def test_any_run_can_be_run_again(seed: int, tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("flight") / "record.jsonl"
     recorder.save(path)
     record = read_record(path)
-    assert len(record.entries) >= 2  # the bot may be refused at once
+    assert record.entries  # up to where the call is over, or goes on in another process
     assert record.options == chaos.world.options
     assert replay(record) is None
     told = list(explain(record))
     steps = [step for entry in record.entries for step in entry.steps]
-    assert 1 < len(told) <= len(steps) + len(record.entries)
+    assert 0 < len(told) <= len(steps) + len(record.entries)
     for step in steps:
         machine, _, rest = step.partition(": ")
         if machine not in ("heartbeat", "transport"):

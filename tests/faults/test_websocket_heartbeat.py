@@ -319,7 +319,7 @@ class Encoder(DiscordGatewayVoice):
     """The real gateway class; what would leave is kept."""
 
     def __init__(self, chaos: Chaos) -> None:
-        shared = chaos.world.session.shared
+        self._world = chaos.world
         self.kept: list[str | bytes] = []
         wall_ms: Callable[[], int] = lambda: int(chaos.world.now * 1000)  # noqa: E731
         client = SimpleNamespace(
@@ -328,7 +328,6 @@ class Encoder(DiscordGatewayVoice):
         super().__init__(cast(VoiceClient, client))
         self.loop = cast(asyncio.AbstractEventLoop, SimpleNamespace(time=lambda: chaos.world.now))
         self.kokoro = Kokoro(self)
-        self._shared = shared
         outbox = self._outbox
         for way in ("identify", "resume", "heartbeat", "speaking", "put"):
             setattr(outbox, way, self._keep)
@@ -342,8 +341,9 @@ class Encoder(DiscordGatewayVoice):
         return True
 
     def carry_out(self, effect: Effect) -> None:
-        """Encode it with the credentials of the moment."""
-        self.client.credentials = self._shared.credentials  # type: ignore[misc, assignment]
+        """Encode it with the session and the credentials of the moment."""
+        session = self._world.session  # another one where the call has changed processes
+        self.client.session, self.client.credentials = session, session.shared.credentials  # type: ignore[misc, assignment]
         self.send(effect)  # type: ignore[arg-type]
 
 
@@ -357,7 +357,7 @@ def test_no_frame_of_any_simulation_breaks_the_schema(phase: str) -> None:
 
         def both(effect: Effect, encoder: Encoder = encoder, carry_out: Callable[[Effect], None] = carry_out) -> None:
             if isinstance(effect, SENDS):
-                states = encoder.client.session.states
+                states = encoder._world.session.states
                 early = states["gateway"].startswith(("connecting", "identifying"))
                 if early == (phase == "H"):
                     encoder.carry_out(effect)
