@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -20,10 +24,11 @@ from tests.faults.canaries import Canaries
 from tests.test_cli import call, finish, running
 from voicegw.adapters.calls import Calls
 from voicegw.adapters.system import System
+from voicegw.client import VoiceClient
 from voicegw.errors import ConnectionFailed
 from voicegw.flight import NotARecord
 from voicegw.media.sources import ToneSource
-from voicegw.server import VoiceServer
+from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.session import SESSIONS
 from voicegw.tables.draw import drawn_from, fingerprint, to_map_dot
 from voicegw.tables.load import load_table, map_of
@@ -31,6 +36,7 @@ from voicegw.testing.chaos import Chaos
 from voicegw.view.follow import follow
 from voicegw.view.guard import is_local
 from voicegw.view.machines import MACHINES, described
+from voicegw.view.metrics import exposition
 from voicegw.view.record import played
 from voicegw.view.server import PAGE, View, serve_view
 from voicegw.view.watch import ENDED_KEPT, RECORDS_KEPT, Watch
@@ -206,6 +212,76 @@ async def test_the_calls_of_a_host_are_known_without_a_view(
     assert system.calls.ended == 1
     assert system.calls.over.transitions["call", "join_requested"] == 1
     del alice
+
+
+async def test_calls_of_other_threads_are_shown_too(system: System, view: View) -> None:
+    """Each with a loop of its own."""
+    joined, leave = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        async with VoiceServer() as server:
+            client = VoiceClient(
+                user_id=ALICE,
+                guild_id=GUILD,
+                signalling=LocalSignalling(server, ALICE),
+                ca_pem=server.ca_pem,
+                allowed_hosts=(server.host,),
+                allow_private_media=True,
+                system=system,
+            )
+            async with client:
+                await client.connect(CHANNEL)
+                joined.set()
+                await asyncio.to_thread(leave.wait)
+
+    other = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
+    try:
+        assert await asyncio.to_thread(joined.wait, 20)
+        (line,) = await lines_once(view, lambda lines: len(lines) == 1)
+        assert line["states"]["call"] == "connected"
+        assert (await told(view, f"calls/{line['id']}"))["policy"] == "require"
+    finally:
+        leave.set()
+        await other
+    (line,) = await lines_once(view, lambda lines: lines and lines[0].get("ended"))
+    assert line["states"]["call"] == "closed"
+
+
+async def test_a_call_that_cannot_be_looked_at_is_shown_as_it_was(
+    server: VoiceServer, make_client: MakeClient, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = make_client(server, ALICE, system=system)
+    await alice.connect(CHANNEL)
+    watch = Watch(system.calls)
+    before = watch.lines()
+
+    def between_two_steps(*arguments: object) -> None:
+        raise RuntimeError("deque mutated during iteration")
+
+    monkeypatch.setattr("voicegw.view.watch.summary", between_two_steps)
+    monkeypatch.setattr("voicegw.view.watch.detail", between_two_steps)
+    watch._looked_at = -1.0
+    assert watch.lines() == before != {}
+    assert watch.whole(1) is None
+    watch.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_has_none_of_the_calls() -> None:
+    script = (
+        "import os\n"
+        "from voicegw.adapters.system import THIS_SYSTEM\n"
+        "class Client: pass\n"
+        "client = Client()\n"
+        "THIS_SYSTEM.calls.join(client)\n"
+        "assert len(THIS_SYSTEM.calls.live()) == 1\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(len(THIS_SYSTEM.calls.live()))\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "assert len(THIS_SYSTEM.calls.live()) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 # -- flight records
@@ -499,6 +575,12 @@ async def scraped(view: View) -> Metrics:
 def value_of(metrics: Metrics, name: str, **labels: str) -> float:
     (value,) = [value for found, value in metrics[f"voicegw_{name}"] if found == labels]
     return value
+
+
+def test_the_guide_lists_every_metric(system: System) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "view.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(voicegw_\w+)` \| (\w+) \|", guide, re.MULTILINE))
+    assert listed == dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposition(system.calls), re.MULTILINE))
 
 
 # -- what is drawn
