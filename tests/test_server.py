@@ -100,6 +100,28 @@ async def dial(server: VoiceServer) -> AsyncIterator[Dialler]:
 # -- the handshake
 
 
+async def test_a_session_has_one_websocket(server: VoiceServer, make_client: MakeClient) -> None:
+    """Whoever resumes it has it; the one before, which may not know yet that it lost it, is told."""
+    alice = make_client(server, ALICE)
+    await alice.connect(CHANNEL)
+    before = server._connection(ALICE)
+    credentials = alice.credentials
+    async with aiohttp.ClientSession() as session:
+        url = f"wss://{server.endpoint}/?v=8"
+        async with session.ws_connect(url, ssl=alice.tls) as socket:
+            asked = {
+                "server_id": str(credentials.guild_id),
+                "session_id": credentials.session_id.reveal(),
+                "token": credentials.token.reveal(),
+                "seq_ack": alice.session.shared.sequence.last,
+            }
+            await socket.send_json({"op": 7, "d": asked})
+            while (await socket.receive_json())["op"] != Opcode.RESUMED:
+                pass
+            assert server._connection(ALICE) is not before
+            await alice.wait_for(lambda: alice.session.gateway.last_close_code == 4006)
+
+
 async def test_the_handshake_comes_in_the_order_that_clients_insist_on(dial: Dialler, server: VoiceServer) -> None:
     bob, _ = await dial.identified(BOB)
     await bob.describe()
