@@ -17,6 +17,7 @@ import pytest
 
 import voicegw
 import voicegw.errors
+import voicegw.fleet
 import voicegw.server
 import voicegw.testing
 from voicegw.cli import make_parser
@@ -91,7 +92,9 @@ def test_nothing_is_fetched_from_outside(site: Path) -> None:
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     ids = set[str]().union(*(Loads(page).ids for page in (site / "api").glob("*.html")))
     names = {
-        f"{module.__name__}.{name}" for module in (voicegw, voicegw.server, voicegw.testing) for name in module.__all__
+        f"{module.__name__}.{name}"
+        for module in (voicegw, voicegw.fleet, voicegw.server, voicegw.testing)
+        for name in module.__all__
     }
     names |= {
         f"voicegw.errors.{name}"
