@@ -30,6 +30,7 @@ from voicegw.events import (
     CommitIgnored,
     GroupRejected,
     IpDiscovered,
+    PathHeard,
     PathLost,
     PathMoved,
     ProposalsRejected,
@@ -48,6 +49,7 @@ from voicegw.wire.payloads import (
     CommitAnnounced,
     EpochPrepared,
     ExternalSenderReceived,
+    HeartbeatRequested,
     HelloReceived,
     ProposalsReceived,
     TransitionExecuted,
@@ -98,6 +100,22 @@ def test_a_path_that_does_not_answer_is_unconfirmed_and_used_on() -> None:
     world.advance(5)
     assert world.states["transport"] == "open"
     assert len(noticed(world, Warned)) == 2
+
+
+def test_anything_that_is_heard_ends_the_doubt_about_the_path() -> None:
+    world = ready()
+    world.unanswered |= {"SendKeepalive", "SendDiscovery"}
+    world.until(lambda: world.states["transport"] == "checking", 30)
+    asked = len(world.sent(SendDiscovery))
+    world.udp(PathHeard())
+    assert world.states["transport"] == "open"
+    world.advance(4)
+    assert len(world.sent(SendDiscovery)) == asked
+    world.until(lambda: world.states["transport"] == "silent", 60)
+    known = len(noticed(world, Warned))
+    world.udp(PathHeard())
+    assert world.states["transport"] == "open"
+    assert len(noticed(world, Warned)) == known + 1
 
 
 def test_a_resume_is_followed_by_a_look_at_the_path() -> None:
@@ -279,6 +297,19 @@ def test_a_later_group_waits_for_its_execution() -> None:
     assert world.session.shared.counters["unknown transitions"] == 1
 
 
+def test_the_first_of_two_groups_does_not_end_the_wait_for_the_second() -> None:
+    world = ready()
+    world.unanswered.add("SendTransitionReady")
+    for transition_id in (7, 8):
+        world.server(CommitAnnounced(transition_id, b"commit %d" % transition_id))
+        world.settle()
+    waited_for = world.timers["execute_timeout"]
+    world.server(TransitionExecuted(7))
+    assert (world.states["dave"], world.timers["execute_timeout"]) == ("changing", waited_for)
+    world.server(TransitionExecuted(8))
+    assert world.states["dave"] == "active"
+
+
 def test_a_downgrade_is_refused_under_require_and_undone_by_a_new_group() -> None:
     world = ready()
     world.feed(SpeechStarted())
@@ -308,6 +339,16 @@ def test_a_downgrade_is_followed_under_allow() -> None:
     assert (last.allowed, last.expiry_s) == (False, 10)
 
 
+def test_a_later_epoch_begins_no_group() -> None:
+    world = ready(policy=E2EEPolicy.ALLOW)
+    world.server(TransitionPrepared(0, 0))
+    world.settle()
+    assert world.states["dave"] == "clear.only"
+    groups = len(world.sent(CreateGroup))
+    world.server(EpochPrepared(1, 2))
+    assert (world.states["dave"], len(world.sent(CreateGroup))) == ("clear.only", groups)
+
+
 def test_an_invalid_commit_is_reported_with_a_new_key_package() -> None:
     world = ready()
     packages = len(world.sent(SendKeyPackage))
@@ -333,6 +374,19 @@ def test_recovery_that_fails_too_often_asks_for_a_new_session() -> None:
         world.settle()
     assert len(world.sent(SendInvalidCommit)) == 3
     world.unanswered.clear()
+    world.until(lambda: world.states["dave"] == "active", 60)
+    assert len(world.sent(SendIdentify)) == 2
+
+
+def test_messages_that_are_lost_again_and_again_ask_for_a_new_session() -> None:
+    world = ready()
+    for lost in range(1, 5):
+        world.server(SocketClosed(1006), numbered=False)
+        world.settle()
+        world._seq += 3
+        world.server(HeartbeatRequested())
+        world.settle()
+        assert len(world.sent(SendInvalidCommit)) == min(lost, 3)
     world.until(lambda: world.states["dave"] == "active", 60)
     assert len(world.sent(SendIdentify)) == 2
 
@@ -402,6 +456,16 @@ def test_the_last_one_waits_alone() -> None:
     world.server(EpochPrepared(1, 1))
     assert (world.states["dave"], world.states["speech"]) == ("waiting.alone", "held.alone")
     world.settle()
+
+
+def test_whoever_is_left_alone_before_there_is_a_group_waits_alone() -> None:
+    world = World()
+    world.unanswered.add("SendKeyPackage")
+    world.join()
+    world.feed(SpeechStarted())
+    assert (world.states["dave"], world.states["speech"]) == ("waiting.group", "held.not_ready")
+    world.server(ClientDisconnected(OTHER))
+    assert (world.states["dave"], world.states["speech"]) == ("waiting.alone", "held.alone")
 
 
 def test_the_end_of_a_session_forgets_its_secrets() -> None:

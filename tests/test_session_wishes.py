@@ -1,0 +1,311 @@
+"""The core in virtual time: wishes that change, leaves that cannot be said, servers that come alone, hand-overs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sessions import last_error, noticed, ready
+from voicegw.effects import (
+    Connected,
+    CreateGroup,
+    Moved,
+    OpenSocket,
+    Reconnecting,
+    SendIdentify,
+    SendResume,
+    SendVoiceState,
+)
+from voicegw.errors import ConnectionFailed, Kicked, SignallingError
+from voicegw.events import (
+    FreezeRequested,
+    JoinRequested,
+    LeaveRequested,
+    MainSessionLost,
+    MainSessionStarted,
+    SignallingFailed,
+    SocketClosed,
+    SocketFailed,
+    VoiceServerUpdated,
+    VoiceStateUpdated,
+)
+from voicegw.secret import Secret
+from voicegw.signalling import VoiceFlags
+from voicegw.testing.world import CHANNEL, ENDPOINT, World
+
+ANOTHER = CHANNEL + 1
+
+
+def backing_off() -> World:
+    """A call whose dial has failed."""
+    world = World()
+    world.unanswered.add("OpenSocket")
+    world.join()
+    world.server(SocketFailed(ConnectionFailed("refused")), numbered=False)
+    assert world.states["call"] == "waiting.backoff"
+    return world
+
+
+def test_the_channel_that_one_is_in_is_joined_already() -> None:
+    world = ready()
+    asked = len(world.sent(SendVoiceState))
+    world.feed(JoinRequested(CHANNEL))
+    assert noticed(world, Connected) == [Connected(CHANNEL)] * 2
+    assert len(world.sent(SendVoiceState)) == asked
+
+
+def test_a_wish_during_a_backoff_is_what_is_asked_for_next() -> None:
+    world = backing_off()
+    world.unanswered.clear()
+    world.feed(JoinRequested(ANOTHER))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert world.sent(SendVoiceState)[-1] == SendVoiceState(ANOTHER)
+    assert noticed(world, Connected) == [Connected(ANOTHER)]
+
+
+def test_another_wish_begins_another_pair() -> None:
+    """The server that answered the first wish is not dialled with the session of the second."""
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.feed(VoiceServerUpdated(Secret("of the first"), ENDPOINT))
+    world.feed(JoinRequested(ANOTHER))
+    world.feed(VoiceStateUpdated(ANOTHER, Secret("of the second")))
+    assert world.sent(OpenSocket) == []
+    world.feed(VoiceServerUpdated(Secret("of the second"), ENDPOINT))
+    assert len(world.sent(OpenSocket)) == 1
+
+
+def test_a_bot_that_leaves_has_no_error_whatever_was_wrong_before() -> None:
+    world = backing_off()
+    world.feed(LeaveRequested())
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert last_error(world) is None
+
+
+def test_a_call_that_never_began_is_over_when_it_is_frozen() -> None:
+    world = World()
+    world.feed(FreezeRequested())
+    assert (world.states["call"], world.sent(SendVoiceState)) == ("closed", [])
+    assert last_error(world) is None
+
+
+def test_what_the_main_gateway_says_of_a_channel_is_no_answer_to_a_leave() -> None:
+    world = ready()
+    world.unanswered |= {"SendVoiceState", "CloseSocket"}
+    world.feed(LeaveRequested())
+    asked = world.states["call"]
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("muted by somebody")))
+    assert (asked, world.states["call"]) == ("leaving.asked", "leaving.asked")
+    world.feed(VoiceStateUpdated(None, Secret("out")))
+    assert world.states["call"] == "leaving.closing"
+
+
+def test_a_leave_that_cannot_be_said_is_not_waited_for() -> None:
+    world = ready()
+    world.unanswered |= {"SendVoiceState", "CloseSocket"}
+    world.feed(LeaveRequested())
+    world.feed(SignallingFailed("no connection"))
+    assert world.states["call"] == "leaving.closing"
+    world.until(lambda: world.states["call"] == "closed", 2.0)
+    assert isinstance(last_error(world), SignallingError)
+
+
+def test_a_call_that_has_closed_ends_where_its_leave_cannot_be_said() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.feed(LeaveRequested())
+    world.settle()
+    assert (world.states["call"], world.states["gateway"]) == ("leaving.departing", "closed.down")
+    world.feed(SignallingFailed("no connection"))
+    assert world.states["call"] == "closed"
+
+
+def test_one_leave_of_ours_excuses_one_departure() -> None:
+    """The ghost of an earlier process is cleared by a leave; a second word of being out is a kick."""
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world.unanswered.clear()
+    world.feed(VoiceStateUpdated(None, Secret("out")))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    world.feed(VoiceStateUpdated(None, Secret("out again")))
+    world.until(lambda: world.states["call"] == "closed", 10)
+    assert isinstance(last_error(world), Kicked)
+    assert len(world.sent(SendIdentify)) == 1
+
+
+def test_a_departure_from_before_we_came_is_counted_and_no_kick() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.feed(VoiceStateUpdated(None, Secret("of the call before")))
+    assert world.states["call"] == "joining.asking"
+    assert world.session.shared.counters["stale departures"] == 1
+
+
+def test_a_leave_that_was_never_said_excuses_nobody() -> None:
+    world = ready()
+    world.unanswered |= {"SendVoiceState", "OpenSocket"}
+    world.server(SocketClosed(4006), numbered=False)
+    world.until(lambda: world.states["call"] == "waiting.backoff", 30)
+    leaves = world.sent(SendVoiceState).count(SendVoiceState(None))
+    for _ in range(leaves):
+        world.feed(SignallingFailed("no connection"))
+    world.unanswered.remove("SendVoiceState")
+    world.until(lambda: world.states["call"] == "connecting", 30)
+    world.feed(VoiceStateUpdated(None, Secret("taken out")))
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert isinstance(last_error(world), Kicked)
+
+
+# -- the bot's own session, while the call waits
+
+
+def test_a_main_session_that_comes_back_as_it_should_is_no_attempt() -> None:
+    world = ready(max_attempts=2)
+    world.feed(MainSessionLost())
+    world.settle()
+    world.feed(MainSessionStarted())
+    assert world.states["call"] == "joining.asking"
+    world.until(lambda: world.states["call"] == "connected", 10)
+
+
+def test_a_cool_down_is_waited_out_whatever_the_main_session_does() -> None:
+    world = ready(rejoin_after_rate_limit=True)
+    world.server(SocketClosed(4021), numbered=False)
+    over = world.timers["cool_down_over"]
+    for event in (MainSessionLost(), MainSessionStarted(), MainSessionStarted()):
+        world.feed(event)
+        assert (world.states["call"], world.timers["cool_down_over"]) == ("waiting.cool_down", over)
+    assert world.sent(SendVoiceState) == [SendVoiceState(CHANNEL)]
+    world.until(lambda: world.states["call"] == "connected", over - world.now + 5)
+
+
+def test_flags_that_change_after_4014_are_no_move() -> None:
+    world = ready()
+    world.server(SocketClosed(4014), numbered=False)
+    known = world.session.call.session_id
+    assert known is not None
+    world.advance(2.0)
+    world.feed(VoiceStateUpdated(CHANNEL, known, VoiceFlags(self_mute=True)))
+    assert world.states["call"] == "waiting.verdict"
+    assert world.until(lambda: world.states["call"] == "closed", 5) == pytest.approx(3.0)
+    assert isinstance(last_error(world), Kicked)
+
+
+def test_a_move_after_4014_never_dials_the_server_that_was_left() -> None:
+    world = ready()
+    world.server(SocketClosed(4014), numbered=False)
+    for channel_id in (99, 98):
+        world.feed(VoiceStateUpdated(channel_id, Secret(f"of {channel_id}")))
+        world.settle()
+        assert (world.states["call"], len(world.sent(OpenSocket))) == ("waiting.endpoint", 1)
+    world.feed(VoiceServerUpdated(Secret("of 98"), ENDPOINT))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert noticed(world, Moved) == [Moved(98)]
+
+
+def test_a_move_after_4014_that_was_the_last_attempt_ends_with_a_leave() -> None:
+    world = ready(max_attempts=1)
+    world.server(SocketClosed(4014), numbered=False)
+    world.feed(VoiceStateUpdated(99, Secret("moved")))
+    assert world.states["call"] == "closed"
+    assert world.sent(SendVoiceState)[-1] == SendVoiceState(None)
+    assert isinstance(last_error(world), ConnectionFailed)
+
+
+# -- a voice server that comes before the voice state that it belongs to
+
+
+def test_a_session_that_comes_after_its_server_is_dialled_with_it() -> None:
+    for connected_first in (True, False):
+        world = ready()
+        if not connected_first:
+            world.unanswered.add("SendIdentify")
+        world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+        world.settle()
+        assert world.states["call"] == ("connected" if connected_first else "moving.dialling")
+        world.unanswered.clear()
+        world.feed(VoiceStateUpdated(99, Secret("new session")))
+        assert world.states["call"] == "moving.dialling"
+        world.until(lambda world=world: world.states["call"] == "connected", 10)  # type: ignore[misc]
+        assert len(world.sent(OpenSocket)) == 3
+        credentials = world.session.shared.credentials
+        assert credentials is not None
+        assert (credentials.session_id, credentials.token) == (Secret("new session"), Secret("new"))
+        assert noticed(world, Moved) == [Moved(99)]
+
+
+def test_a_channel_that_comes_after_its_server_is_that_of_the_session_in_the_making() -> None:
+    world = ready()
+    world.unanswered.add("SendSelectProtocol")
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    world.settle()
+    known = world.session.call.session_id
+    assert known is not None
+    world.feed(VoiceStateUpdated(99, known))
+    assert (world.states["call"], len(world.sent(OpenSocket))) == ("moving.dialling", 2)
+    world.unanswered.clear()
+    world.server(world.description())
+    world.until(lambda: world.states["call"] == "connected", 10)
+    groups = [effect.channel_id for effect in world.sent(CreateGroup) if isinstance(effect, CreateGroup)]
+    assert groups == [CHANNEL, 99]
+    assert noticed(world, Moved) == [Moved(99)]
+
+
+def test_a_channel_that_comes_too_late_for_its_session_is_joined_anew() -> None:
+    """The session was made for the channel before; its pair is used up, so we leave and ask for another."""
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    known = world.session.call.session_id
+    assert known is not None
+    world.feed(VoiceStateUpdated(99, known))
+    assert world.states["call"] == "joining.clearing"
+    assert world.sent(SendVoiceState)[-1] == SendVoiceState(None)
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert world.sent(SendVoiceState)[-1] == SendVoiceState(99)
+    assert len(noticed(world, Reconnecting)) == 1
+
+
+def test_a_server_that_comes_while_one_waits_is_kept_for_the_session_that_follows() -> None:
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("gone"), None))
+    world.feed(VoiceStateUpdated(99, Secret("new session")))
+    assert world.states["call"] == "waiting.endpoint"
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    assert world.states["call"] == "moving.dialling"
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert noticed(world, Moved) == [Moved(99)]
+
+
+# -- calls that go on in another process
+
+
+def test_a_call_goes_on_where_it_was_without_a_word_to_the_main_gateway() -> None:
+    world = ready()
+    world.feed(VoiceStateUpdated(99, Secret("moved")))
+    world.feed(VoiceServerUpdated(Secret("moved"), ENDPOINT))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    asked, known = len(world.sent(SendVoiceState)), len(world.notices)
+    world.hand_over()
+    assert world.states["call"] == "thawing"
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert (len(world.sent(SendResume)), len(world.sent(SendIdentify))) == (1, 2)
+    assert len(world.sent(SendVoiceState)) == asked
+    assert Connected(99) in world.notices[known:]
+    assert noticed(world, Moved) == [Moved(99)]
+    assert world.session.shared.channel_id == 99
+
+
+def test_a_call_that_was_not_yet_there_is_joined_where_it_goes_on() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.unanswered.clear()
+    world.hand_over()
+    assert world.states["call"] == "joining.asking"
+    assert world.sent(SendVoiceState) == [SendVoiceState(CHANNEL)] * 2
+    world.until(lambda: world.states["call"] == "connected", 10)
+    assert noticed(world, Connected) == [Connected(CHANNEL)]
