@@ -9,7 +9,7 @@ from bench.peers import Sender, senders, sending, sink
 from bench.results import OURS, Result, Settings
 
 PACE = 0.999
-WARM_S = 1.0
+WARM_S = 0.8
 STEP = 1.04
 MOST = 12_000
 MOST_TRIES = 7
@@ -42,7 +42,7 @@ def largest(sender: Sender, guess: int, seconds: float, factor: float, **kind: A
         if again != kept:
             if factor <= STEP:
                 break
-            factor = STEP if factor < STEP**4 else factor**0.5
+            factor = max(STEP, factor**0.5)
         kept = again
     return max(best, 1)
 
@@ -52,7 +52,7 @@ def capacity(result: Result, settings: Settings, guesses: dict[str, int], **kind
     values: dict[str, list[float]] = {}
     for number in range(settings.rounds):
         for sender in senders(*guesses):
-            found = largest(sender, guesses[sender.name], settings.seconds, STEP if number else STEP**4, **kind)
+            found = largest(sender, guesses[sender.name], settings.seconds, STEP if number else STEP**2, **kind)
             values.setdefault(sender.name, []).append(found)
             guesses[sender.name] = found
     result.values = values
