@@ -47,6 +47,7 @@ BEHIND_WINDOWS: Final = 3
 WARN_EVERY_S: Final = 60.0
 YIELD_S: Final = 50e-6
 TURN_NS: Final = 100_000
+PR_SET_TIMERSLACK: Final = 29
 
 _log = logging.getLogger("voicegw")
 
@@ -292,13 +293,15 @@ class Pacer:
 
 
 def ask_for_short_turns() -> None:
-    """Tell Linux (6.12 and later) that this thread works in turns of 0.1 ms, so that it runs soon after it wakes.
+    """Tell Linux to wake this thread on time, and (from 6.12 on) that its turns take 0.1 ms, so that it runs soon.
 
     Needs no privilege; elsewhere nothing happens.
     """
     number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
     if sys.platform != "linux" or number is None:
         return
+    with contextlib.suppress(OSError, AttributeError):  # by default a waking may come 50 us late, to save power
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(1))
     # struct sched_attr: size, policy (other), flags, nice, priority, then the turn's length in ns, deadline, period.
     attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, TURN_NS, 0, 0)
     with contextlib.suppress(OSError, AttributeError):
