@@ -12,20 +12,25 @@ import pytest
 
 pytest.importorskip("nats", reason='pip install "voicegw[fleet]"')
 
+from tests.conftest import ALICE, CHANNEL, GUILD
 from voicegw.effects import Closed, FlagsChanged, Moved, PlaybackEnded, UsersChanged
 from voicegw.errors import ConnectionClosed, EventNotAllowed, FleetError, NotAudio, VoiceError
+from voicegw.events import HostWoke
 from voicegw.fleet.bus import Bus, Entry
 from voicegw.fleet.document import CallDocument
 from voicegw.fleet.notices import error_from, error_to, notice_from, notice_to
 from voicegw.fleet.sealing import ENVIRONMENT, Seal, fleet_keys
 from voicegw.fleet.sources import described, file, stored, url
+from voicegw.fleet.speaker import LeasedClient
 from voicegw.fleet.streaming import KEPT_FRAMES, StreamedAway, StreamedSource
 from voicegw.fleet.view import CALL, WORKER, CallEntry, FleetView, WorkerEntry, call_id, ids_of
 from voicegw.frozen import FORMAT, FleetKey
 from voicegw.media.live import IteratorSource
 from voicegw.media.opus import FRAME_BYTES
 from voicegw.media.sources import LimitedSource, ToneSource
+from voicegw.server import LocalSignalling, VoiceServer
 from voicegw.signalling import VoiceFlags
+from voicegw.wire.opcodes import Opcode
 
 
 class Fleet:
@@ -246,6 +251,31 @@ async def test_a_bot_that_cannot_give_a_place_again_says_so() -> None:
     with pytest.raises(VoiceError, match="not kept"):
         await away.piece(5000, 50)
     away.close()
+
+
+# -- a worker that has lost its lease
+
+
+async def test_a_client_without_a_lease_does_nothing_but_can_be_frozen(server: VoiceServer) -> None:
+    leased = True
+    client = LeasedClient(
+        may_speak=lambda: leased,
+        user_id=ALICE,
+        guild_id=GUILD,
+        signalling=LocalSignalling(server, ALICE),
+        ca_pem=server.ca_pem,
+        allowed_hosts=(server.host,),
+        allow_private_media=True,
+    )
+    await client.connect(CHANNEL)
+    leased = False
+    server.drop_socket(ALICE)
+    await server.wait_for(lambda: not server.session(ALICE).connected)
+    client.feed(HostWoke(60.0))
+    frozen = await client.freeze()
+    assert frozen.resumable
+    assert server.records(op=Opcode.RESUME) == []
+    assert server.members(CHANNEL) == [ALICE]  # nobody has left
 
 
 # -- without NATS

@@ -71,7 +71,7 @@ class Lease:
 def lease() -> Lease:
     made = Lease()
     assert made.feed(JoinRequested()) == [ASK]
-    made.feed(LeaseGranted(made.now))
+    assert made.feed(LeaseGranted(made.now)) == [LeaseOrder.TAKE_CALLS]
     assert made.state == "serving.held"
     return made
 

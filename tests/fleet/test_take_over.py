@@ -153,8 +153,9 @@ class Proxy:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self.cut()
         self._server.close()
+        for writer in self._writers:
+            writer.close()
         for task in self._pipes:
             task.cancel()
         if self._pipes:

@@ -60,6 +60,7 @@ class LeaseOrder(Enum):
 
     ASK_FOR_LEASE = auto()
     ASK_FOR_RENEWAL = auto()
+    TAKE_CALLS = auto()
     SUSPEND_CALLS = auto()
     RESUME_CALLS = auto()
     ABANDON_CALLS = auto()
@@ -104,12 +105,16 @@ class LeaseSession(MachineSession):
         """Update the key; until there is an answer."""
         self.orders.append(LeaseOrder.ASK_FOR_RENEWAL)
 
+    def take_calls(self, event: Any) -> None:
+        """Claim what nobody has, from here on."""
+        self.orders.append(LeaseOrder.TAKE_CALLS)
+
     def suspend_calls(self, event: Any) -> None:
         """Be silent, and have what is needed to go on."""
         self.orders.append(LeaseOrder.SUSPEND_CALLS)
 
     def resume_calls(self, event: Any) -> None:
-        """They are still ours."""
+        """They are still ours; and take others again."""
         self.orders.append(LeaseOrder.RESUME_CALLS)
 
     def abandon_calls(self, event: Any) -> None:

@@ -16,6 +16,7 @@ from voicegw.core.ownership import (
     CallReady,
     ClaimLost,
     ClaimWon,
+    HandOverRequested,
     LeaseLost,
     OwnershipEvent,
     OwnershipOrder,
@@ -93,8 +94,15 @@ class HeldCall:
         self._ownership.session.turn_s = seconds
         self._ownership.session.worker_leaves = leaving
 
+    def hand_over(self) -> bool:
+        """Let another worker have the call; False where the table does not let it go now."""
+        return OwnershipOrder.FREEZE in self._fed(HandOverRequested())
+
     def feed(self, event: OwnershipEvent) -> None:
         """Let the table decide, and carry out what it wants."""
+        self._fed(event)
+
+    def _fed(self, event: OwnershipEvent) -> list[OwnershipOrder]:
         orders, timers = self._ownership.receive(event, self._loop.time())
         for timer in timers:
             match timer:
@@ -107,6 +115,7 @@ class HeldCall:
         if self.over:
             self._timers.cancel_all()
             self._worker.let_go(self)
+        return orders
 
     def _carry_out(self, order: OwnershipOrder) -> None:
         match order:

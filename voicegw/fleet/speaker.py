@@ -11,6 +11,7 @@ from typing import Any, Final
 from voicegw.client import VoiceClient
 from voicegw.effects import Closed, Notice
 from voicegw.errors import AudioError, FleetError, SignallingError, VoiceError
+from voicegw.events import Event, FreezeRequested, Stamped
 from voicegw.fleet.bus import Bus
 from voicegw.fleet.document import CallDocument
 from voicegw.fleet.notices import error_to, notice_to
@@ -50,10 +51,27 @@ class BotSignalling:
             raise SignallingError(f"the bot's main gateway cannot be reached: {error}") from error
 
 
+class LeasedClient(VoiceClient):
+    """Nothing happens to it, so it does nothing, while its worker's lease is over; but it can be frozen.
+
+    The pacer asks for itself. This is about all else that a worker would do when it wakes too late: resume, ask for
+    its address, leave.
+    """
+
+    def __init__(self, *, may_speak: Callable[[], bool], **options: Any) -> None:
+        self._may_speak = may_speak
+        super().__init__(**options)
+
+    def feed(self, event: Event | Stamped) -> None:
+        """As VoiceClient's, with a lease."""
+        if isinstance(event, FreezeRequested) or self._may_speak():
+            super().feed(event)
+
+
 class Speaker:
     """Opens a call from its document and does what its bot says.
 
-    `write` makes a checkpoint durable, and `trust` are the operator's options of VoiceClient. `ended(error)` is called
+    `write` makes a checkpoint durable, `trust` are the options that the worker gives. `ended(error)` is called
     when the call is over for another reason than that it went elsewhere.
     """
 
@@ -90,12 +108,12 @@ class Speaker:
         if document.frozen is None:
             guild_id, user_id = ids_of(self._call_id)
             options = {**document.options, **self._trust}
-            client = VoiceClient(user_id=user_id, guild_id=guild_id, signalling=signalling, **options)
+            client = LeasedClient(user_id=user_id, guild_id=guild_id, signalling=signalling, **options)
             client.keep_checkpoints(self._write, CHECKPOINT_S)
             await client.connect(document.channel_id)
         else:
             frozen = FrozenCall.from_bytes(document.frozen, self._bus.seal.keys)
-            client = await VoiceClient.thaw(
+            client = await LeasedClient.thaw(
                 frozen,
                 signalling=signalling,
                 openers=self._openers.openers,

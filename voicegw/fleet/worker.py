@@ -29,7 +29,6 @@ from voicegw.core.lease import (
 )
 from voicegw.core.ownership import (
     ClaimWon,
-    HandOverRequested,
     LeaseLapsed,
     LeaseLost,
     LeaseRegained,
@@ -82,7 +81,7 @@ class Worker:
         self.name = name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}"
         self.life = ""
         self.lease_s = lease_s
-        self.trust: Mapping[str, Any] = dict(trust or {})
+        self.trust: Mapping[str, Any] = {**(trust or {}), "may_speak": self.may_speak}
         self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
         self.openers = Openers(bus, self._loop, files, tuple(buckets), self._streamed)
@@ -91,6 +90,8 @@ class Worker:
         self._view = FleetView(self._loop.time, self._call_changed, self._worker_changed, self._worker_silent)
         self._held: dict[str, HeldCall] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
+        self._taking = False
+        self._draining = False
         self._revision = 0
         self._until = 0.0
         self._over = asyncio.Event()
@@ -164,14 +165,22 @@ class Worker:
                 self.bus.spawn(self._ask_for_lease())
             case LeaseOrder.ASK_FOR_RENEWAL:
                 self.bus.spawn(self._ask_for_renewal())
+            case LeaseOrder.TAKE_CALLS:
+                self._taking = True
+                self._joined.set()
+                self._look_around()
             case LeaseOrder.SUSPEND_CALLS:
+                self._taking = False
                 self._tell_all(LeaseLapsed())
             case LeaseOrder.RESUME_CALLS:
+                self._taking = True
                 self._tell_all(LeaseRegained())
                 self._look_around()
             case LeaseOrder.ABANDON_CALLS:
+                self._taking = False
                 self._tell_all(LeaseLost())
             case LeaseOrder.HAND_CALLS_OVER:
+                self._taking, self._draining = False, True
                 self.bus.spawn(self._drain())
             case LeaseOrder.GIVE_LEASE_BACK:
                 self._until = 0.0
@@ -182,7 +191,7 @@ class Worker:
     async def _ask_for_lease(self) -> None:
         self.life = secrets.token_hex(8)
         seen: set[int] = set()
-        while self.state == "joining":
+        while not self._over.is_set():
             asked_at, asked_boot = self._loop.time(), THIS_SYSTEM.boot_s()
             try:
                 self._revision = await self.bus.leases.create(WORKER + self.name, self._entry().to_bytes())
@@ -197,8 +206,6 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
             else:
                 self._granted(asked_at, asked_boot)
-                self._joined.set()
-                self._look_around()
                 return
 
     async def _ask_for_renewal(self) -> None:
@@ -258,7 +265,7 @@ class Worker:
             streams=stats.streams,
             load=round(load, 4),
             free=free,
-            draining=self.state.startswith("draining"),
+            draining=self._draining,
             host=socket.gethostname(),
         )
 
@@ -279,7 +286,7 @@ class Worker:
                 held.feed(OwnerSeen())
                 held.feed(LeaseLost())
             return
-        if not self.state.startswith("serving"):
+        if not self._taking:
             return
         if held is not None and seen.revision < held.revision:
             return
@@ -349,8 +356,7 @@ class Worker:
             case "drain":
                 self.drain()
             case "shed":
-                owned = [held for held in self._held.values() if held.state == "owned"]
-                self.bus.spawn(self._hand_over(owned[: asked["calls"]]))
+                self.bus.spawn(self._hand_over(list(self._held.values()), asked["calls"]))
             case "confirmed" if asked["call"] in self._confirmed:
                 self._confirmed[asked["call"]].set()
         return {"calls": len(self._held)}
@@ -358,33 +364,37 @@ class Worker:
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while self._held and not self._over.is_set():
+                while self._held:
                     for held in self._held.values():
                         held.set_turn(0.0, leaving=True)
-                    owned = [held for held in self._held.values() if held.state == "owned"]
-                    await self._hand_over(owned)
-                    if self._held and not owned:
-                        if all(held.state == "offered" for held in self._held.values()):
+                    if not await self._hand_over(list(self._held.values()), len(self._held)):
+                        if not any(self._somebody_else(call_id) for call_id in self._held):
                             break  # nobody comes; they wait in the bucket
                         await asyncio.sleep(RETRY_S)
         self._feed(CallsGone())
 
-    def _somebody_else(self, held: HeldCall) -> bool:
-        """Is the call on its way to another worker?"""
-        takers = self._view.order(held.call_id) if held.call_id in self._view.calls else []
-        return not held.over and any(name != self.name for name in takers)
+    def _somebody_else(self, call_id: str) -> bool:
+        """Is there another worker that may have the call?"""
+        return call_id in self._view.calls and any(name != self.name for name in self._view.order(call_id))
 
-    async def _hand_over(self, calls: list[HeldCall]) -> None:
-        """One after the other: whoever takes a call opens only that one, and it is silent for a short while."""
-        turn = asyncio.Semaphore(1 + len(calls) // CALLS_A_TURN)
+    async def _hand_over(self, calls: list[HeldCall], most: int) -> int:
+        """One after the other: whoever takes a call opens only that one, and it is silent for a short while.
+
+        How many were handed over; those that do not speak yet are not.
+        """
+        turn, handed = asyncio.Semaphore(1 + most // CALLS_A_TURN), 0
 
         async def one(held: HeldCall) -> None:
+            nonlocal handed
             async with turn:
+                if handed == most or not held.hand_over():
+                    return
+                handed += 1
                 confirmed = self._confirmed[held.call_id] = asyncio.Event()
-                held.feed(HandOverRequested())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CONFIRM_S if self._somebody_else(held) else 0):
+                    async with asyncio.timeout(CONFIRM_S if self._somebody_else(held.call_id) else 0):
                         await confirmed.wait()
                 del self._confirmed[held.call_id]
 
         await asyncio.gather(*(one(held) for held in calls))
+        return handed
