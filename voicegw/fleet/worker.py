@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from voicegw.adapters.system import THIS_SYSTEM
+from voicegw.adapters.dials import DialBudget
+from voicegw.adapters.system import System
 from voicegw.adapters.timers import Timers
 from voicegw.core.lease import (
     MARGIN,
@@ -52,6 +53,7 @@ RETRY_S: Final = 0.1
 DRAIN_S: Final = 60.0
 CONFIRM_S: Final = 5.0
 STREAM_S: Final = 3.0  # a bot answers within a second, be it with nothing
+DIALS: Final = ((50, 1.0), (3000, 600.0))  # a worker holds the calls of many bots, and takes over those of others
 CALLS_A_TURN: Final = 50  # of so many calls one is handed over at a time
 STREAM_LOAD: Final = 0.0015  # the part of a core that a stream takes, before it is measured here
 
@@ -81,7 +83,9 @@ class Worker:
         self.name = name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}"
         self.life = ""
         self.lease_s = lease_s
-        self.trust: Mapping[str, Any] = {**(trust or {}), "may_speak": self.may_speak}
+        self._system = System()
+        self._system.dials = DialBudget(self._system.random, DIALS)
+        self.trust: Mapping[str, Any] = {**(trust or {}), "may_speak": self.may_speak, "system": self._system}
         self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
         self.openers = Openers(bus, self._loop, files, tuple(buckets), self._streamed)
@@ -109,7 +113,7 @@ class Worker:
 
     def may_speak(self) -> bool:
         """Is the lease ours, by a clock that does not stand still while the host sleeps?"""
-        return THIS_SYSTEM.boot_s() < self._until
+        return self._system.boot_s() < self._until
 
     async def run(self) -> None:
         """Join, and work until drained.
@@ -192,7 +196,7 @@ class Worker:
         self.life = secrets.token_hex(8)
         seen: set[int] = set()
         while not self._over.is_set():
-            asked_at, asked_boot = self._loop.time(), THIS_SYSTEM.boot_s()
+            asked_at, asked_boot = self._loop.time(), self._system.boot_s()
             try:
                 self._revision = await self.bus.leases.create(WORKER + self.name, self._entry().to_bytes())
             except NoAnswer:
@@ -211,7 +215,7 @@ class Worker:
     async def _ask_for_renewal(self) -> None:
         life = self.life
         while True:
-            asked_at, asked_boot = self._loop.time(), THIS_SYSTEM.boot_s()
+            asked_at, asked_boot = self._loop.time(), self._system.boot_s()
             key, entry = WORKER + self.name, self._entry().to_bytes()
             try:
                 async with asyncio.timeout(max(1.0, self.lease_s / RENEWALS_A_LEASE)):
