@@ -651,7 +651,10 @@ async def test_a_follower_hears_that_the_view_has_ended(
     await alice.connect(CHANNEL)
     async with running("watch", view.url, "--json") as follower:
         assert follower.stderr is not None
-        assert str(GUILD).encode() in await asyncio.wait_for(follower.stderr.readline(), 30)
+        assert f"call 1, guild {GUILD}".encode() in await asyncio.wait_for(follower.stderr.readline(), 30)
+        server.drop_socket(ALICE)
+        while b"reconnected once" not in await asyncio.wait_for(follower.stderr.readline(), 30):
+            pass
         await view.close()
         done = await finish(follower)
     assert done.code == 0, done.err

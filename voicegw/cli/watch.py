@@ -69,12 +69,12 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
 
 
 async def follow(arguments: argparse.Namespace, console: Console) -> int:
-    """A line whenever a call's state is another."""
+    """A line whenever a call's state is another, or it has come back so soon that nobody saw it away."""
     from voicegw.cli.bot import stop_asked
     from voicegw.view.follow import follow
 
     stopped = asyncio.ensure_future(stop_asked())
-    seen: dict[int, str] = {}
+    seen: dict[int, tuple[str, int]] = {}
 
     async def told() -> None:
         async for change in follow(arguments.what):
@@ -82,9 +82,10 @@ async def follow(arguments: argparse.Namespace, console: Console) -> int:
                 states = line["states"]
                 now = " · ".join(states[machine] for machine in ("call", "gateway", "dave", "speech"))
                 now = f"ended {line['error'] or ''}" if line.get("ended") else now
-                if seen.get(line["id"]) != now:
-                    seen[line["id"]] = now
-                    console.say(f"{time.strftime('%H:%M:%S')}  {line['guild']}  {now}{_figures(line)}")
+                if seen.get(line["id"]) != (now, line["reconnects"]):
+                    seen[line["id"]] = (now, line["reconnects"])
+                    begin = f"{time.strftime('%H:%M:%S')}  call {line['id']}, guild {line['guild']}"
+                    console.say(f"{begin}:  {now}{_figures(line)}")
 
     telling = asyncio.ensure_future(told())
     try:
@@ -103,6 +104,8 @@ def _figures(line: dict[str, Any]) -> str:
     found = [] if line["latency"] is None else [f"{line['latency']:g} ms"]
     if line["lost_in"] is not None:
         found.append(f"{line['lost_in']:.1%} lost")
+    if line["reconnects"]:
+        found.append(f"reconnected {line['reconnects']} times" if line["reconnects"] > 1 else "reconnected once")
     return f"  ({', '.join(found)})" if found else ""
 
 
