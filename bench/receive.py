@@ -45,7 +45,7 @@ def receive(settings: Settings) -> Result:
     with tempfile.NamedTemporaryFile("w", suffix=".hex") as packets:
         packets.writelines(encoder.encode(frame).hex() + "\n" for frame in pcm_frames())
         packets.flush()
-        orders = {"users": USERS, "seconds": settings.seconds, "packets": packets.name, "libopus": load_opus().path}
+        orders = {"users": USERS, "seconds": 2 * settings.seconds, "packets": packets.name, "libopus": load_opus().path}
         ours = [sys.executable, str(HERE / "drivers" / "voicegw_receive.py")]
         commands = {
             OURS: [*ours, json.dumps(orders | {"mode": AES})],
@@ -57,7 +57,7 @@ def receive(settings: Settings) -> Result:
             commands[VOICE_RECV] = [str(python), driver, json.dumps(orders | {"mode": XCHACHA})]
         program = built("receiver", "crypto", "dl")
         if program is not None:
-            steps = str(round(settings.seconds * 50))
+            steps = str(round(2 * settings.seconds * 50))
             commands["C"] = [str(program), str(Path(load_opus().path)), packets.name, str(USERS), steps, "1"]
         values: dict[str, list[float]] = {who: [] for who in commands}
         frames: dict[str, int] = {}

@@ -15,7 +15,7 @@ class Settings:
     """How long to measure: `rounds` interleaved ones, each window `seconds` long."""
 
     rounds: int = 5
-    seconds: float = 2.0
+    seconds: float = 1.5
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def capacity(result: Result, settings: Settings, guesses: dict[str, int], **kind
 def streams(settings: Settings) -> Result:
     """Opus that passes through, without DAVE."""
     result = Result("streams", "Passed-through streams kept at pace by one core", "streams", {})
-    guesses = {OURS: 1500, "discord.py": 200, "py-cord": 200, "@discordjs/voice": 500, "C": 3500}
+    guesses = {OURS: 1700, "discord.py": 220, "py-cord": 220, "@discordjs/voice": 440, "C": 4000}
     capacity(result, settings, guesses)
     result.compare("discord.py", 7, "more")
     result.compare("py-cord", 7, "more")
@@ -79,7 +79,7 @@ def streams(settings: Settings) -> Result:
 def streams_dave(settings: Settings) -> Result:
     """The same with end-to-end encryption."""
     result = Result("streams-dave", "The same, end-to-end encrypted", "streams", {})
-    capacity(result, settings, {OURS: 1200, "discord.py": 180}, dave=True)
+    capacity(result, settings, {OURS: 1200, "discord.py": 200}, dave=True)
     result.compare("discord.py", 5, "more")
     return result
 
@@ -89,7 +89,7 @@ def pcm(settings: Settings) -> Result:
     from voicegw.media.opus import load_opus
 
     result = Result("pcm", "PCM streams encoded and kept at pace by one core", "streams", {})
-    capacity(result, settings, {OURS: 70, "discord.py": 18}, pcm=True, libopus=load_opus().path)
+    capacity(result, settings, {OURS: 115, "discord.py": 16}, pcm=True, libopus=load_opus().path)
     result.compare("discord.py", 4, "more")
     result.notes.append("The same libopus for both. discord.py expects a loss of 15 % by default, which costs it.")
     return result

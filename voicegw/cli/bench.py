@@ -28,7 +28,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     command.add_argument("name", nargs="?", help="a benchmark, or all")
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (5)")
-    command.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="length of one window (2)")
+    command.add_argument("--seconds", type=positive, default=1.5, metavar="S", help="length of one window (1.5)")
     command.add_argument("--page", type=Path, metavar="FILE.md", help="write a results page, its JSON and pictures")
     return command
 
