@@ -242,7 +242,10 @@ async def test_after_is_told_what_ended_it_and_may_fail(server: VoiceServer, cap
     voice.play(ToneSource(440, 0.1))
     await voice.playing.wait()
     assert "next song please" in caplog.text
+    ended = threading.Event()
+    voice.play(ToneSource(440), after=lambda error: ended.set())
     await voice.disconnect()
+    assert await asyncio.to_thread(ended.wait, 20)
 
 
 async def test_a_source_can_be_wrapped_while_it_plays(server: VoiceServer) -> None:
