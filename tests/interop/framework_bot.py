@@ -42,8 +42,8 @@ def pcm(hz):
 
 
 class Bot:
-    async def join(self, number):
-        return await self.channels()[number].connect(cls=Voice)
+    async def join(self, number, timeout=20):
+        return await self.channels()[number].connect(cls=Voice, timeout=timeout)
 
     def channels(self):
         return bot.guilds[0].voice_channels

@@ -17,7 +17,8 @@ from tests.interop.calls import ROOT
 class Framework:
     """What to install, what to import, which of our modules serves it, and the bot that does.
 
-    One that never `resumes` logs in anew after every loss of its main gateway's websocket.
+    One that never `resumes` logs in anew after every loss of its main gateway's websocket. One that `joins_itself` asks
+    for the voice session, and leaves it to us when it has it.
     """
 
     package: str
@@ -25,6 +26,7 @@ class Framework:
     adapter: str
     bot: str = "framework_bot.py"
     resumes: bool = True
+    joins_itself: bool = False
 
 
 FRAMEWORKS = [
@@ -32,7 +34,7 @@ FRAMEWORKS = [
     Framework("py-cord", "discord", "py_cord"),
     Framework("nextcord", "nextcord", "nextcord"),
     Framework("disnake", "disnake", "disnake"),
-    Framework("hikari", "hikari", "hikari", "hikari_bot.py"),
+    Framework("hikari", "hikari", "hikari", "hikari_bot.py", joins_itself=True),
     Framework("interactions.py", "interactions", "interactions_py", "interactions_py_bot.py"),
     Framework("hata", "hata", "hata", "hata_bot.py", resumes=False),
 ]

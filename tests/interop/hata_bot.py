@@ -22,8 +22,8 @@ class Bot:
         (guild,) = bot.guilds
         return sorted(guild.iter_channels(), key=lambda channel: channel.id)
 
-    async def join(self, number):
-        return await VoiceClient.join(bot, self.channels()[number], **LOCAL)
+    async def join(self, number, timeout=20):
+        return await VoiceClient.join(bot, self.channels()[number], timeout_s=timeout, **LOCAL)
 
     def channel_of(self, client):
         return client.channel_id
@@ -40,6 +40,10 @@ class Bot:
 
 
 async def sing(performer):
+    try:
+        await performer.join(1, timeout=1)
+    except Exception as error:
+        say("refused", error=type(error).__name__, clients=performer.clients())
     voice = await performer.join(0)
     call = voice.call
     say("joined", channel=voice.channel_id, code=call.privacy_code)

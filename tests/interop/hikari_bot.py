@@ -25,8 +25,9 @@ class Bot:
         self.guild_id = guild_id
         self._channels = channels
 
-    async def join(self, number):
-        return await bot.voice.connect_to(self.guild_id, self._channels[number], VoiceConnection, **LOCAL)
+    async def join(self, number, timeout=20):
+        channel = self._channels[number]
+        return await bot.voice.connect_to(self.guild_id, channel, VoiceConnection, timeout=timeout, **LOCAL)
 
     def channels(self):
         return self._channels

@@ -39,8 +39,8 @@ class Tone(BaseAudio):
 
 
 class Bot:
-    async def join(self, number):
-        return await VoiceClient.connect_to(self.channels()[number], **LOCAL)
+    async def join(self, number, timeout=20):
+        return await VoiceClient.connect_to(self.channels()[number], timeout_s=timeout, **LOCAL)
 
     def channels(self):
         return sorted(bot.guilds[0].channels, key=lambda channel: channel.id)

@@ -35,7 +35,11 @@ async def perform(bot):
 
 
 async def sing(bot):
-    """Play, record, move, be kicked, come again, leave."""
+    """Find the second channel full; play, record, move, be kicked, come again, leave."""
+    try:
+        await bot.join(1, timeout=1)
+    except Exception as error:
+        say("refused", error=type(error).__name__, clients=bot.clients())
     client = await bot.join(0)
     voice = client.voice
     say("joined", channel=bot.channel_of(client), code=voice.privacy_code)

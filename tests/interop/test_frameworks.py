@@ -78,6 +78,7 @@ async def stage(
         writer.write(read_pcm(ToneSource(880, 1.0)))
     async with VoiceServer(main_gateway=True) as server:
         assert server.main_gateway is not None
+        server.main_gateway.full.add(CHANNEL_IDS[1])
         ca = tmp_path / "ca.pem"
         ca.write_bytes(server.ca_pem)
         other = VoiceClient(
@@ -118,6 +119,9 @@ async def test_a_bot_joins_plays_records_is_moved_and_kicked(
     framework: Framework, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     async with stage(framework, "sing", python_with(framework, tmp_path_factory), tmp_path) as on:
+        refused = "VoiceError" if framework.joins_itself else "VoiceTimeout"
+        await on.next(event="refused", error=refused, clients=0)
+        on.gateway.full.clear()
         await on.next(event="joined", channel=CHANNEL_IDS[0])
         while (said := await on.next())["event"] == "played":
             assert said["code"] == on.other.privacy_code != ""

@@ -153,7 +153,11 @@ class VoiceClient:
 
         made = cls(client, channel.guild_id, channel.id, **options)
         take_bitrate(made.call, channel)
-        await on_call_loop(made.call.connect(timeout_s=timeout_s))
+        try:
+            await on_call_loop(made.call.connect(timeout_s=timeout_s))
+        except BaseException:
+            await on_call_loop(made.call.close())
+            raise
         return made
 
     # -- what a bot calls

@@ -127,7 +127,11 @@ class VoiceClient(FrameworkCall):
             VoiceError: as `voicegw.VoiceClient.connect`.
         """
         client = cls(channel, **options)
-        await client.voice.connect(timeout_s=timeout_s)
+        try:
+            await client.voice.connect(timeout_s=timeout_s)
+        except BaseException:
+            await client.voice.close()
+            raise
         return client
 
     async def move_to(self, channel: Any, timeout_s: float = 30.0) -> None:
