@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.faults.signalling import ELSEWHERE, voice_server, voice_state
 from tests.faults.worlds import in_phase
+from voicegw.core.lease import LeaseSession
+from voicegw.core.shared import Shared
+from voicegw.effects import ArmTimer
 from voicegw.errors import InvalidDeadline
-from voicegw.events import DialPostponed, JoinRequested, MainSessionLost, SocketClosed, VoiceServerUpdated
+from voicegw.events import (
+    DialPostponed,
+    JoinRequested,
+    LeaveRequested,
+    MainSessionLost,
+    SocketClosed,
+    VoiceServerUpdated,
+)
 from voicegw.secret import Secret
-from voicegw.session import Options
+from voicegw.session import ALL_SESSIONS, Options
 from voicegw.tables.load import load_table, table_names
-from voicegw.testing.world import CHANNEL, World
+from voicegw.testing.world import CHANNEL, GUILD, USER, World
 
 
 def test_a_bot_can_choose_other_seconds() -> None:
@@ -49,7 +60,7 @@ def test_the_backoff_and_the_heart_take_it_as_their_bound() -> None:
     world.session.call.attempts = 9
     assert world.session.call.backoff() == 0.75
     assert world.session.heartbeat.interval_s == 1.5
-    assert world.session.gateway.resume_backoff() == 0.1
+    assert world.session.gateway.bound("resume_backoff_over") == 0.1
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan])
@@ -153,3 +164,110 @@ def test_a_chosen_deadline_ends_the_wait_instead(state: str) -> None:
     assert world.states["call"] == state
     world.advance(190.0)
     assert world.states["call"] == state
+
+
+# -- every deadline of every table, as a state that is entered arms it
+
+PROMISED = {
+    "gateway": {
+        "dial_timeout": 10.0,
+        "dial_turn": 60.0,
+        "hello_timeout": 5.0,
+        "ready_timeout": 5.0,
+        "discovery_timeout": 5.0,
+        "session_description_timeout": 5.0,
+        "resume_backoff_over": 1.0,
+        "resumed_timeout": 5.0,
+        "closing_timeout": 2.0,
+    },
+    "heartbeat": {"beat_due": 5.0, "last_look_over": 0.5, "probe_unanswered": 3.0},
+    "transport": {
+        "resend_after_200_ms": 0.2,
+        "resend_after_400_ms": 0.4,
+        "resend_after_800_ms": 0.8,
+        "resend_after_500_ms": 0.5,
+        "discovery_unanswered": 0.35,
+        "probe_resend": 0.8,
+        "keepalive_due": 5.0,
+    },
+    "dave": {
+        "group_delayed": 30.0,
+        "company_timeout": 0.25,
+        "replay_settled": 1.0,
+        "execute_timeout": 10.0,
+        "recovery_timeout": 10.0,
+    },
+    "speech": {"drain_timeout": 1.0},
+    "call": {
+        "join_unanswered": 3.0,
+        "ghost_cleared": 1.0,
+        "pair_timeout": 10.0,
+        "connect_timeout": 30.0,
+        "move_timeout": 5.0,
+        "endpoint_timeout": 30.0,
+        "verdict_timeout": 5.0,
+        "server_timeout": 5.0,
+        "backoff_over": 30.0,
+        "far_turn_over": 660.0,
+        "cool_down_over": 60.0,
+        "main_session_timeout": 120.0,
+        "leave_timeout": 2.0,
+    },
+    "main_gateway": {
+        "login_dial_timeout": 10.0,
+        "login_hello_timeout": 5.0,
+        "login_timeout": 10.0,
+        "login_resumed_timeout": 10.0,
+        "login_backoff_over": 30.0,
+    },
+    "lease": {"join_timeout": 30.0, "renewal_due": 20.0, "lease_ended": 60.0, "lapse_timeout": 300.0},
+    "ownership": {
+        "turn_came": 10.0,
+        "claim_timeout": 5.0,
+        "open_timeout": 60.0,
+        "freeze_timeout": 5.0,
+        "nobody_came": 10.0,
+    },
+}
+# What a session that has just begun waits less than its bound.
+SOONER = {"backoff_over": 0.5, "login_backoff_over": 1.0}
+DRAWN_EVENLY = {"resume_backoff_over", "backoff_over", "login_backoff_over"}
+WAITING = [
+    (machine, state.name)
+    for machine in table_names()
+    for state in load_table(machine).states.values()
+    if state.deadline is not None
+]
+
+
+@pytest.mark.parametrize(("machine", "state"), WAITING)
+def test_a_state_that_is_entered_waits_as_long_as_is_promised(machine: str, state: str) -> None:
+    shared = Shared(USER, GUILD, Options())
+    session = LeaseSession(shared, 60.0) if machine == "lease" else ALL_SESSIONS[machine](shared)
+    entered: Any = session.engine.machine.states[state]
+    entered.come(session)
+    (armed,) = shared.effects
+    assert isinstance(armed, ArmTimer)
+    bound = PROMISED[machine][armed.name]
+    assert session.bound(armed.name) == bound
+    assert 0 <= armed.after_s <= bound
+    if armed.name in SOONER:
+        assert armed.after_s == SOONER[armed.name]
+    assert armed.jitter == (armed.name in DRAWN_EVENLY)
+
+
+def test_every_deadline_is_promised() -> None:
+    assert {machine: set(names) for machine, names in PROMISED.items()} == {
+        machine: set(load_table(machine).deadlines) for machine in table_names()
+    }
+
+
+def test_the_time_to_leave_is_counted_from_the_wish() -> None:
+    world = World()
+    world.join()
+    world.unanswered |= {"SendVoiceState", "CloseSocket"}
+    world.feed(LeaveRequested())
+    world.advance(1.5)
+    world.feed(voice_state(None))
+    assert world.states["call"] == "leaving.closing"
+    assert world.until(lambda: world.states["call"] == "closed", 5) == pytest.approx(0.5)

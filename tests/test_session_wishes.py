@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from tests.sessions import last_error, noticed, ready
@@ -17,6 +20,7 @@ from voicegw.effects import (
 )
 from voicegw.errors import ConnectionFailed, Kicked, SignallingError
 from voicegw.events import (
+    CallThawed,
     FreezeRequested,
     JoinRequested,
     LeaveRequested,
@@ -29,8 +33,9 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
+from voicegw.session import VoiceSession
 from voicegw.signalling import VoiceFlags
-from voicegw.testing.world import CHANNEL, ENDPOINT, World
+from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, USER, World
 
 ANOTHER = CHANNEL + 1
 
@@ -309,3 +314,45 @@ def test_a_call_that_was_not_yet_there_is_joined_where_it_goes_on() -> None:
     assert world.sent(SendVoiceState) == [SendVoiceState(CHANNEL)] * 2
     world.until(lambda: world.states["call"] == "connected", 10)
     assert noticed(world, Connected) == [Connected(CHANNEL)]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"session_id": None},
+        {"token": None},
+        {"secret_key": None},
+        {"endpoint": None},
+        {"endpoint": "voice.example.org:443"},
+        {"media": ("10.0.0.1", 50004)},
+    ],
+    ids=str,
+)
+def test_a_session_that_may_not_be_resumed_is_joined_anew(missing: dict[str, Any]) -> None:
+    snapshot = replace(ready().session.snapshot(), **missing)
+    session = VoiceSession(USER, GUILD)
+    effects = session.receive(CallThawed(snapshot), 1.0)
+    assert session.call.state == "joining.asking"
+    assert SendVoiceState(CHANNEL) in effects
+    assert not any(isinstance(effect, OpenSocket) for effect in effects)
+
+
+def test_a_kick_is_one_from_the_first_moment_after_a_hand_over() -> None:
+    world = ready()
+    world.unanswered.add("OpenSocket")
+    world.hand_over()
+    world.notices.clear()  # the call of the other process is closed, too
+    world.feed(VoiceStateUpdated(None, Secret("taken out")))
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert isinstance(last_error(world), Kicked)
+
+
+def test_the_server_of_before_a_hand_over_is_no_news_after_a_move() -> None:
+    world = ready()
+    token, endpoint = world.session.call.token, world.session.call.endpoint
+    assert token is not None
+    world.hand_over()
+    world.until(lambda: world.states["call"] == "connected", 10)
+    world.feed(VoiceStateUpdated(99, Secret("moved")))
+    world.feed(VoiceServerUpdated(token, endpoint))
+    assert world.states["call"] == "moving.announced"

@@ -111,10 +111,6 @@ class GatewaySession(MachineSession):
 
     # deadlines
 
-    def resume_backoff(self) -> float:
-        """The most that we wait before resuming on a server in trouble."""
-        return self.bound("resume_backoff_over")
-
     def until_turn(self) -> float:
         """Seconds until this process may dial for us."""
         return self.turn_s
