@@ -161,6 +161,15 @@ async def test_a_frozen_client_is_over_and_sends_nothing_more(server: VoiceServe
         await alice.connect(CHANNEL)
 
 
+async def test_a_call_that_is_being_left_is_not_frozen(server: VoiceServer, make_client: MakeClient) -> None:
+    alice, _ = await pair(make_client, server)
+    leaving = asyncio.ensure_future(alice.close())
+    await asyncio.sleep(0)
+    with pytest.raises(EventNotAllowed):
+        await alice.freeze()
+    await leaving
+
+
 async def test_a_refused_resume_identifies_with_the_same_pair(server: VoiceServer, make_client: MakeClient) -> None:
     alice, bob = await pair(make_client, server)
     alice.play(ToneSource(440))

@@ -78,11 +78,11 @@ class Portable:
         `voicegw.frozen`.
 
         Raises:
-            EventNotAllowed: the call is over.
+            EventNotAllowed: the call is over, or being left.
         """
         self._begin()
         call = self.session.call
-        if call.state in call.table.final:
+        if FreezeRequested.name not in call.table.enabled(call.state):
             raise EventNotAllowed("freezing a call", call.state)
         self._stop_checkpoints()
         self.player.halt()

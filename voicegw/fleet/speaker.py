@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from voicegw.client import VoiceClient
 from voicegw.effects import Closed, Notice
-from voicegw.errors import AudioError, FleetError, SignallingError, VoiceError
+from voicegw.errors import AudioError, EventNotAllowed, FleetError, SignallingError, VoiceError
 from voicegw.events import Event, FreezeRequested, Stamped
 from voicegw.fleet.bus import Bus
 from voicegw.fleet.document import CallDocument
@@ -135,12 +135,15 @@ class Speaker:
             self._client.sender.hold()
 
     async def freeze(self) -> FrozenCall | None:
-        """Let go of the call; what another needs to go on. None where nothing was begun."""
+        """Let go of the call; what another needs to go on. None where nothing was begun, or it is over."""
         self.hush()
         client = self._client
-        if client is None or client.states["call"] == "closed":
+        if client is None:
             return None
-        return await client.freeze()
+        try:
+            return await client.freeze()
+        except EventNotAllowed:  # it is over, or being left
+            return None
 
     async def close(self) -> None:
         """Leave."""
