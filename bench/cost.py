@@ -75,6 +75,11 @@ def lateness(settings: Settings) -> Result:
     result.values = {name: [arrived["gap_error_ms"]["p99"] for arrived in rounds] for name, rounds in each.items()}
     result.compare("discord.py", 1 / 3, "less")
     result.compare("C", 1.0, "less", by=lambda a, b: a - b, of=f"{OURS} - C, ms")
+    result.notes.append(
+        "Streams of one slot leave one after the other: the gap of the 64th is as even as the work of those before it. "
+        "discord.py wakes a thread for each stream, which is as even as the kernel's timers, and costs what "
+        "[packet](#packet) says. A receiver's jitter buffer waits for 40 ms and more."
+    )
     pacer = each[OURS][-1]["pacer"]
     late = ", ".join(f"{name} {count}" for name, count in pacer["lateness"].items() if count)
     result.notes.append(

@@ -29,7 +29,15 @@ network's other end stubbed: {peers}. C is `bench/*.c`.
 | measure | against | reached | target | | command |
 |---|---|---|---|---|---|
 """
-EXPLAINED = {"packet": "profile-send", "receive": "profile-receive", "connect": "profile-connect"}
+EXPLAINED = {
+    "streams": "profile-send",
+    "streams-dave": "profile-send",
+    "packet": "profile-send",
+    "lateness": "lateness",
+    "encode-threads": "encode-threads",
+    "receive": "profile-receive",
+    "connect": "profile-connect",
+}
 PEERS = "discord.py 2.7.1, py-cord 2.8.1, discord-ext-voice-recv 0.5.2a179, @discordjs/voice 0.19.2"
 
 
