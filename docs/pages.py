@@ -20,7 +20,7 @@ from voicegw.tables.draw import to_overview_svg
 from voicegw.tables.load import load_table, table_names
 
 ROOT = Path(__file__).parent.parent
-ARRIVING = {"mutation.md", "speed.md"}
+ARRIVING = {"speed.md"}
 FILE = re.compile(r"<!-- the file (\S+) -->")
 PROMISES = "<!-- the README's promises -->"
 PICTURES = re.compile(r"```mermaid\n.*?^The same as a picture: [^\n]*\n", re.DOTALL | re.MULTILINE)
