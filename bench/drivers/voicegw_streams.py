@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 
 from bench.drivers.common import opus_frame, orders, pcm_frames
+from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.udp import VoiceUdp
 from voicegw.media.pacer import process_pacer
 from voicegw.media.player import Player
@@ -34,7 +35,9 @@ async def main() -> None:
     if told["dave"]:
         from bench.drivers.group import ready_session
 
-        encrypt = ready_session().encrypt_opus
+        group = MlsGroup(1, asyncio.get_running_loop().time)
+        group._session = ready_session()
+        encrypt = group.encrypt
     frames = pcm_frames() if told["pcm"] else [opus_frame(told["size"])]
     loop = asyncio.get_running_loop()
     players = []
