@@ -16,6 +16,7 @@ from tests.conftest import ALICE, CHANNEL, GUILD
 from voicegw.effects import Closed, FlagsChanged, Moved, PlaybackEnded, UsersChanged
 from voicegw.errors import ConnectionClosed, EventNotAllowed, FleetError, NotAudio, VoiceError
 from voicegw.events import HostWoke
+from voicegw.fleet import bus
 from voicegw.fleet.bus import Bus, Entry
 from voicegw.fleet.document import CallDocument
 from voicegw.fleet.notices import error_from, error_to, notice_from, notice_to
@@ -287,6 +288,21 @@ async def test_a_fleet_that_cannot_reach_nats_says_so_in_one_line() -> None:
     assert "127.0.0.1:1" in str(caught.value)
     assert "canary" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+async def test_a_server_that_says_nothing_is_no_nats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "CONNECT_S", 0.3)
+    taken: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    before = asyncio.all_tasks()
+    with pytest.raises(FleetError, match="cannot be reached"):
+        await Bus.connect(f"nats://127.0.0.1:{port}", [FleetKey.generate()])
+    silent.close()
+    for writer in taken:
+        writer.close()
+        await writer.wait_closed()
+    assert asyncio.all_tasks() <= before
 
 
 def test_without_nats_the_library_imports_and_the_command_says_what_to_install() -> None:

@@ -24,7 +24,12 @@ from voicegw.fleet.trial import BOTS, CHANNELS, GUILDS, MUSIC, Trial
 from voicegw.media.opus import FRAME_BYTES
 from voicegw.server import LocalSignalling
 
-pytestmark = [pytest.mark.fleet, pytest.mark.loopback]
+pytestmark = [
+    pytest.mark.fleet,
+    pytest.mark.loopback,
+    # NATS's client leaves the streams of attempts to reconnect to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 BOT, GUILD, CHANNEL = BOTS, GUILDS, CHANNELS
 
@@ -45,7 +50,12 @@ async def command(trial: Trial, *words: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
         env={ENVIRONMENT: trial.key.to_text().reveal(), "PATH": ""},
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode or 0, out.decode(), err.decode()
 
 
@@ -234,6 +244,18 @@ async def test_status_and_rebalance_say_and_do_what_is_to_be_done(fleet: StartTr
         code, _, err = await command(trial, "drain", "worker-9")
         assert (code, len(err.splitlines())) == (1, 1)
         assert "worker-1, worker-2" in err
+
+
+async def test_a_command_ends_with_one_line_where_nats_does_not_answer_any_more(fleet: StartTrial) -> None:
+    async with fleet(calls=0, workers=1) as trial:
+        assert trial.nats is not None
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            trial.nats.send(number)
+            for words in (("status", "--json"), ("drain", "worker-1"), ("rebalance",)):
+                code, out, err = await command(trial, *words)
+                assert (code, len(err.splitlines())) == (1, 1), err
+                assert json.loads(out or '{"ok": false}')["ok"] is False
+                assert "NATS" in err
 
 
 async def test_another_fleets_key_and_a_name_that_is_taken_are_refused(fleet: StartTrial) -> None:

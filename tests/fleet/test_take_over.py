@@ -12,7 +12,12 @@ import pytest
 from tests.fleet.conftest import StartTrial, nothing_forbidden
 from voicegw.fleet.trial import Trial, free_port
 
-pytestmark = [pytest.mark.fleet, pytest.mark.loopback]
+pytestmark = [
+    pytest.mark.fleet,
+    pytest.mark.loopback,
+    # NATS's client leaves the streams of attempts to reconnect to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 async def silent(trial: Trial, bots: list[int]) -> None:

@@ -192,9 +192,10 @@ class Bus:
             for event in bus._again if bus is not None else ():
                 event.set()
 
+        connection: Any = Client()  # its annotations take whole seconds only
         try:
             async with asyncio.timeout(CONNECT_S):
-                connection = await nats.connect(
+                await connection.connect(
                     listed,
                     name=f"voicegw {fleet}",
                     error_cb=failed,
@@ -207,6 +208,7 @@ class Bus:
                     connect_timeout=2,
                 )
         except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+            await _end(connection)
             why = reasons[-1] if reasons else str(error) or type(error).__name__
             raise FleetError(
                 f"NATS at {where} cannot be reached ({why}); start one with `nats-server -js`, or give another --nats"
@@ -233,8 +235,7 @@ class Bus:
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_S)
-        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-            await self.connection.close()
+        await _end(self.connection)
 
     async def __aenter__(self) -> Self:
         return self
@@ -359,6 +360,15 @@ class Bus:
         except nats.js.errors.BucketNotFoundError:
             kv = await self._js.create_key_value(bucket=name, history=1, replicas=replicas)
         return Bucket(self._js, kv, name)
+
+
+async def _end(connection: Any) -> None:
+    with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+        async with asyncio.timeout(ANSWER_S):
+            await connection.close()
+    transport = connection._transport
+    if transport is not None:  # one that was being opened is left open
+        transport.close()
 
 
 async def _answered(work: Awaitable[Any]) -> Any:
