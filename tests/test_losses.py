@@ -8,9 +8,9 @@ import pytest
 
 from voicegw.core.call import CallSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import CloseRequested, SessionLost
 from voicegw.effects import Closed, Reconnecting, Report
 from voicegw.errors import ConnectionFailed
-from voicegw.events import CloseRequested, SessionLost
 from voicegw.session import Options
 from voicegw.testing.world import GUILD, USER
 

@@ -455,10 +455,14 @@ def test_sessions_have_no_words_that_no_row_uses(name: str) -> None:
 
 def test_every_event_of_a_table_has_a_class() -> None:
     from voicegw import events
-    from voicegw.core import lease, main_gateway, ownership
+    from voicegw.core import lease, main_gateway, ownership, signals
     from voicegw.wire import payloads
 
-    values = (value for module in (events, payloads, main_gateway, lease, ownership) for value in vars(module).values())
+    values = (
+        value
+        for module in (events, signals, payloads, main_gateway, lease, ownership)
+        for value in vars(module).values()
+    )
     names = {getattr(value, "name", None) for value in values if isinstance(value, type)}
     decided = {entry.event for name in table_names() for entry in load_table(name).close_codes}
     for name in table_names():

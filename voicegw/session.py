@@ -14,10 +14,11 @@ from voicegw.core.machine_session import MachineSession
 from voicegw.core.main_gateway import MainGatewaySession
 from voicegw.core.ownership import OwnershipSession
 from voicegw.core.shared import E2EEPolicy, Options, Shared
+from voicegw.core.signals import MessagesLost, Signal
 from voicegw.core.speech import SpeechSession
 from voicegw.core.transport import TransportSession
 from voicegw.effects import Effect
-from voicegw.events import DeadlinePassed, Event, FrameRejected, MessagesLost, Signal, SocketClosed, Stamped
+from voicegw.events import DeadlinePassed, Event, FrameRejected, SocketClosed, Stamped
 from voicegw.secret import Secret
 from voicegw.snapshot import SessionSnapshot
 

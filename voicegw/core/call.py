@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import AbortRequested, CloseRequested, ConnectRequested, SessionLost, SessionThawed
 from voicegw.effects import (
     Closed,
     Connected,
@@ -20,15 +21,10 @@ from voicegw.effects import (
 )
 from voicegw.errors import ConnectionFailed, InvalidEndpoint, Kicked, SignallingError, VoiceError
 from voicegw.events import (
-    AbortRequested,
     CallThawed,
-    CloseRequested,
-    ConnectRequested,
     JoinAbandoned,
     JoinRequested,
     LeaveRequested,
-    SessionLost,
-    SessionThawed,
     SignallingFailed,
     VoiceServerUpdated,
     VoiceStateUpdated,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import E2EEPolicy, Shared
+from voicegw.core.signals import E2eeAgreed, E2eeLost, GroupEstablished, SessionThawed, SpeechAllowed, SpeechForbidden
 from voicegw.effects import (
     ApplyCommit,
     ApplyProposals,
@@ -25,20 +26,7 @@ from voicegw.effects import (
     SetPassthrough,
     Warned,
 )
-from voicegw.events import (
-    CommitMade,
-    E2eeAgreed,
-    E2eeLost,
-    GroupEstablished,
-    GroupJoined,
-    IdentityDiffered,
-    KeyPackageMade,
-    ProposalsRejected,
-    SessionThawed,
-    SpeechAllowed,
-    SpeechForbidden,
-    UserVerified,
-)
+from voicegw.events import CommitMade, GroupJoined, IdentityDiffered, KeyPackageMade, ProposalsRejected, UserVerified
 from voicegw.wire.payloads import (
     CommitAnnounced,
     EpochPrepared,

@@ -7,6 +7,20 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import (
+    DiscoveryFailed,
+    E2eeAgreed,
+    GatewayClosed,
+    GatewayDown,
+    GatewayInterrupted,
+    GatewayReady,
+    GatewayResumed,
+    HeartStarted,
+    MediaOffered,
+    SessionEnded,
+    SessionLost,
+    SessionThawed,
+)
 from voicegw.effects import (
     AbortSocket,
     CloseSocket,
@@ -39,20 +53,8 @@ from voicegw.errors import (
 )
 from voicegw.events import (
     DialPostponed,
-    DiscoveryFailed,
-    E2eeAgreed,
     FrameRejected,
-    GatewayClosed,
-    GatewayDown,
-    GatewayInterrupted,
-    GatewayReady,
-    GatewayResumed,
-    HeartStarted,
     IpDiscovered,
-    MediaOffered,
-    SessionEnded,
-    SessionLost,
-    SessionThawed,
     SocketClosed,
     SocketFailed,
     SocketRateLimited,

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import HeartDied, HeartStarted
 from voicegw.effects import SendHeartbeat
-from voicegw.events import HeartDied, HeartStarted
 
 
 class HeartbeatSession(MachineSession):

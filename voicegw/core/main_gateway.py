@@ -8,16 +8,14 @@ from typing import Any, ClassVar
 from voicegw.core.heartbeat import HeartbeatSession
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Options, Shared
+from voicegw.core.signals import GatewayClosed, HeartStarted, SessionEnded
 from voicegw.effects import AbortSocket, CloseSocket, Effect, OpenSocket, SendIdentify, SendResume
 from voicegw.errors import ConnectionClosed, ConnectionFailed, LoginRefused, VoiceError
 from voicegw.events import (
     DeadlinePassed,
-    GatewayClosed,
-    HeartStarted,
     MainSessionLost,
     MainSessionResumed,
     MainSessionStarted,
-    SessionEnded,
     SocketClosed,
     SocketFailed,
     SocketOpened,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from voicegw.core.signals import Signal
 from voicegw.effects import Effect, Notice, Report
 from voicegw.errors import InvalidDeadline
-from voicegw.events import Signal
 from voicegw.signalling import Credentials
 from voicegw.tables.load import load_table, table_names
 from voicegw.wire.encryption import PREFERRED_MODES

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import SpeechAllowed, SpeechForbidden
 from voicegw.effects import DrainStream, HoldReason, HoldStream, ReleaseStream, SendSpeaking
-from voicegw.events import SpeechAllowed, SpeechForbidden
 from voicegw.wire.opcodes import Speaking
 
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
+from voicegw.core.signals import DiscoveryFailed, MediaOffered, SessionThawed
 from voicegw.effects import CloseUdp, MediaLost, MediaRestored, OpenUdp, SendDiscovery, SendKeepalive, Warned
 from voicegw.errors import UdpBlocked
-from voicegw.events import DiscoveryFailed, MediaOffered, PathLost, SessionThawed, UdpFailed
+from voicegw.events import PathLost, UdpFailed
 
 PROBE_AFTER_S = (0.2, 0.2, 0.4, 0.8)
 UNHEARD_LIMIT = 3
