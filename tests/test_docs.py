@@ -18,6 +18,8 @@ from tests.conftest import ALICE, BOB, CHANNEL, GUILD, MakeClient, pair
 from voicegw.effects import Connected, Moved
 from voicegw.media.sources import LimitedSource
 from voicegw.server import LocalSignalling, VoiceServer
+from voicegw.session import ALL_SESSIONS, Options
+from voicegw.tables.check import check_all
 from voicegw.tables.draw import to_overview
 from voicegw.tables.load import load_table
 from voicegw.testing.simulation import Simulation
@@ -189,6 +191,12 @@ def test_the_readmes_simulated_bot_gets_through(voice_simulation: Simulation) ->
 def test_the_readmes_diagram_is_current() -> None:
     (drawn,) = re.findall(r"```mermaid\n(.*?)```", README, re.DOTALL)
     assert drawn == to_overview(load_table("gateway"))
+
+
+def test_the_readmes_figures_of_the_tables_are_current() -> None:
+    report = check_all(ALL_SESSIONS, Options().max_attempts)
+    assert f"({report.pairs:,} of {report.states} states, in {report.rows} rows)" in README
+    assert f"decided within {report.bound_s:,.0f} s" in README
 
 
 def test_links_lead_somewhere() -> None:
