@@ -55,7 +55,8 @@ CONFIRM_S: Final = 5.0
 STREAM_S: Final = 3.0  # a bot answers within a second, be it with nothing
 DIALS: Final = ((50, 1.0), (3000, 600.0))  # a worker holds the calls of many bots, and takes over those of others
 CALLS_A_TURN: Final = 50  # of so many calls one is handed over at a time
-STREAM_LOAD: Final = 0.0015  # the part of a core that a stream takes, before it is measured here
+STREAM_LOAD: Final = 0.0015  # the part of a core that a stream takes, as long as few were measured here
+ASSUMED_STREAMS: Final = 20  # so many measured ones count as much as that assumption
 
 _log = logging.getLogger("voicegw")
 
@@ -256,8 +257,9 @@ class Worker:
     def _entry(self) -> WorkerEntry:
         stats = process_pacer().stats
         load = min(1.0, stats.load)
-        each = max(load / stats.streams, STREAM_LOAD / 4) if stats.streams else STREAM_LOAD
-        free = max(0, int((LOAD_WARNED - load) / each))
+        each = (load + ASSUMED_STREAMS * STREAM_LOAD) / (stats.streams + ASSUMED_STREAMS)
+        coming = max(0, len(self._held) - stats.streams)  # claimed, but not heard by the pacer yet
+        free = max(0, int((LOAD_WARNED - load) / each) - coming)
         if self._max_calls is not None:
             free = min(free, max(0, self._max_calls - len(self._held)))
         return WorkerEntry(
