@@ -263,7 +263,7 @@ def test_every_deadline_is_promised() -> None:
 
 
 def test_the_time_to_leave_is_counted_from_the_wish() -> None:
-    world = World()
+    world = World(UNHURRIED)
     world.join()
     world.unanswered |= {"SendVoiceState", "CloseSocket"}
     world.feed(LeaveRequested())

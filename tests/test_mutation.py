@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from tests.mutation import of_tables
-from tests.mutation.__main__ import EVERYTHING, MODULES, mutants_of, where_of
+from tests.mutation.__main__ import EVERYTHING, mutants_of, where_of
 from tests.mutation.of_code import mutants as mutants_of_code
 from tests.mutation.page import PAGE, argued, guards, page, read_figures
 from voicegw.core.call import CallSession
@@ -89,10 +89,3 @@ def test_a_mutant_of_code_takes_the_functions_place() -> None:
         assert CallSession.backoff(None) is None  # type: ignore[arg-type]
     finally:
         CallSession.backoff.__code__ = before
-
-
-def test_all_modules_of_the_core_are_tried() -> None:
-    from tests.mutation.of_code import ROOT
-
-    core = {f"voicegw/core/{file.name}" for file in (ROOT / "voicegw" / "core").glob("*.py")}
-    assert core - {"voicegw/core/__init__.py"} <= set(MODULES)

@@ -63,6 +63,7 @@ from voicegw.wire.payloads import (
     HeartbeatRequested,
     HelloReceived,
     ReadyReceived,
+    Unlisted,
 )
 
 # -- the way to ready
@@ -543,6 +544,15 @@ def test_a_stale_timer_has_no_effect() -> None:
     world.feed(DeadlinePassed("hello_timeout", world.now))
     world.feed(DeadlinePassed("beat_due", world.now))
     assert (world.states, world.timers, len(world.effects)) == before
+    assert world.session.shared.counters["stale timers"] == 2
+
+
+def test_what_no_machine_knows_is_counted_and_ignored() -> None:
+    world = ready()
+    before = (world.states, world.timers, len(world.effects))
+    world.server(Unlisted(14))
+    assert (world.states, world.timers, len(world.effects)) == before
+    assert world.session.shared.counters["ignored: unlisted_received"] == 1
 
 
 def test_a_second_ready_opens_no_second_path() -> None:

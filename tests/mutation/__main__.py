@@ -13,6 +13,7 @@ import pytest
 from tests.mutation import of_code, of_tables
 from tests.mutation.harness import KILLERS, NOBODY, Harness, Verdict
 from tests.mutation.mutant import Mutant
+from tests.mutation.of_code import ROOT
 from tests.mutation.page import KIND_TEXTS, argued, draw, guards, note
 from voicegw.session import ALL_SESSIONS
 
@@ -21,7 +22,7 @@ MODULES = {
     f"{module.replace('.', '/')}.py": module
     for module in (
         "voicegw.session",
-        *(f"voicegw.core.{name}" for name in (*ALL_SESSIONS, "machine_session", "shared")),
+        *(f"voicegw.core.{file.stem}" for file in sorted((ROOT / "voicegw" / "core").glob("[a-z]*.py"))),
         "voicegw.wire.replay",
         "voicegw.wire.encryption",
         "voicegw.media.sender",

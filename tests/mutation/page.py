@@ -29,7 +29,7 @@ mutant is killed. One that nobody kills is either not worth noticing, which is a
     python -m tests.mutation --page         # this page, out of what the last runs found
 
 The tests run once to see which test comes by which row and line. Then each mutant gets a process of its own and is
-shown to those tests, the quick ones first, some tenths of a second of each kind, until one fails. The kinds
+shown to those tests, the quick ones first, a second of each kind and five of those left, until one fails. The kinds
 come in this order, so "golden runs" says that no story of the core did:
 
 | killed by | what that is |
@@ -41,7 +41,9 @@ come in this order, so "golden runs" says that no story of the core did:
 | proofs | all pairs of state and event, and the machines together (T07, T10, T11) |
 
 Tests with real sockets are not asked: a busy machine must not kill a mutant. Nor is anything that compares drawings.
-The figures are those of the last run of each kind in each table and module; `.ci/nightly` runs all of them.
+The figures are those of the last whole run of each kind in each table and module. `.ci/nightly` holds rows, guards,
+deadlines and `voicegw/session.py` to them. The other kinds (targets, effects, their order, the rest of the core) are
+tried by hand: what survives of them has not all been looked at yet, and is no part of the figures.
 """
 KIND_TEXTS = {
     "row": "a row removed",
