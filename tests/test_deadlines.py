@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.signalling import ELSEWHERE, voice_server, voice_state
 from tests.faults.worlds import in_phase
+from voicegw.core.call import BACKOFF_BASE_S
 from voicegw.core.lease import LeaseSession
 from voicegw.core.shared import Shared
 from voicegw.effects import ArmTimer
@@ -61,6 +62,12 @@ def test_the_backoff_and_the_heart_take_it_as_their_bound() -> None:
     assert world.session.call.backoff() == 0.75
     assert world.session.heartbeat.interval_s == 1.5
     assert world.session.gateway.bound("resume_backoff_over") == 0.1
+
+
+def test_the_backoff_stops_doubling_whatever_its_bound_is() -> None:
+    call = World(Options(deadlines={"backoff_over": 1e9}, max_attempts=100_000)).session.call
+    call.attempts = 99_999  # two to this power is no float
+    assert call.backoff() == BACKOFF_BASE_S * 65_536
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan])
@@ -254,6 +261,15 @@ def test_a_state_that_is_entered_waits_as_long_as_is_promised(machine: str, stat
     if armed.name in SOONER:
         assert armed.after_s == SOONER[armed.name]
     assert armed.jitter == (armed.name in DRAWN_EVENLY)
+
+
+@pytest.mark.parametrize(("later_s", "state"), [(0.0, "connecting.queued"), (0.1, "closed.down")])
+def test_a_turn_to_dial_is_waited_for_up_to_its_bound(later_s: float, state: str) -> None:
+    world = World()
+    world.unanswered.add("OpenSocket")
+    world.join()
+    world.server(DialPostponed(load_table("gateway").deadlines["dial_turn"].seconds + later_s), numbered=False)
+    assert world.states["gateway"] == state
 
 
 def test_every_deadline_is_promised() -> None:

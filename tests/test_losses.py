@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from voicegw.core.call import CallSession
+from voicegw.core.call import MAX_E2EE_FAILURES, CallSession
 from voicegw.core.shared import Shared
-from voicegw.core.signals import CloseRequested, SessionLost
+from voicegw.core.signals import CloseRequested, GroupEstablished, SessionLost
 from voicegw.effects import Closed, Reconnecting, Report
 from voicegw.errors import ConnectionFailed
 from voicegw.session import Options
@@ -25,8 +25,8 @@ def lost(word: str, state: str, *, spent: bool = False, rejoin: bool = False) ->
     session.state = state
     session.ever_connected = True
     if spent:
-        session.attempts = session.complaints = session.e2ee_failures = 99
-        session.forgiven = True
+        session.attempts = session.e2ee_failures = 99
+        session.forgiven = session.complained = True
         session.shared.modes_refused = set(session.shared.options.modes)
     error = ConnectionFailed(f"lost by {word}")
     assert session.fire(SessionLost(word, error)) is not None
@@ -57,3 +57,16 @@ def test_a_session_lost_after_a_move_was_announced_waits_for_the_new_server(word
     notices = [effect.notice for effect in session.shared.effects if isinstance(effect, Report)]
     assert [type(notice) for notice in notices] == [Reconnecting]
     assert not any(isinstance(notice, Closed) for notice in notices)
+
+
+def test_fresh_sessions_are_counted_from_the_last_group_that_worked() -> None:
+    session = CallSession(Shared(USER, GUILD, Options()))
+    for _ in range(2):
+        ways = []
+        for _ in range(MAX_E2EE_FAILURES):
+            session.state = "connected"
+            session.fire(SessionLost("lost_e2ee", ConnectionFailed("no group")))
+            ways.append(session.state)
+        assert ways == ["waiting.backoff"] * (MAX_E2EE_FAILURES - 1) + ["leaving.closing"]
+        session.state = "connected"
+        session.fire(GroupEstablished())

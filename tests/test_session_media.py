@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sessions import noticed, ready
+from voicegw.core.dave import Verification
 from voicegw.effects import (
     ApplyProposals,
     CreateGroup,
@@ -28,6 +29,8 @@ from voicegw.effects import (
 )
 from voicegw.events import (
     CommitIgnored,
+    CommitMade,
+    Event,
     GroupRejected,
     IpDiscovered,
     PathHeard,
@@ -39,9 +42,10 @@ from voicegw.events import (
     SpeechEnded,
     SpeechStarted,
     Stamped,
+    UserVerified,
 )
-from voicegw.session import E2EEPolicy, Options
-from voicegw.testing.world import OTHER, USER, World
+from voicegw.session import E2EEPolicy, Options, VoiceSession
+from voicegw.testing.world import GUILD, OTHER, USER, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
     ClientDisconnected,
@@ -345,8 +349,9 @@ def test_a_later_epoch_begins_no_group() -> None:
     world.settle()
     assert world.states["dave"] == "clear.only"
     groups = len(world.sent(CreateGroup))
-    world.server(EpochPrepared(1, 2))
-    assert (world.states["dave"], len(world.sent(CreateGroup))) == ("clear.only", groups)
+    for message in (EpochPrepared(1, 2), EpochPrepared(0, 1)):
+        world.server(message)
+        assert (world.states["dave"], len(world.sent(CreateGroup))) == ("clear.only", groups)
 
 
 def test_an_invalid_commit_is_reported_with_a_new_key_package() -> None:
@@ -376,6 +381,13 @@ def test_recovery_that_fails_too_often_asks_for_a_new_session() -> None:
     world.unanswered.clear()
     world.until(lambda: world.states["dave"] == "active", 60)
     assert len(world.sent(SendIdentify)) == 2
+
+
+@pytest.mark.parametrize(("ago_s", "spent"), [(10.0, True), (10.5, False)])
+def test_recoveries_count_for_ten_seconds(ago_s: float, spent: bool) -> None:
+    dave = ready().session.dave
+    dave.recoveries = [dave.shared.now - ago_s] * 3
+    assert dave.recoveries_spent(None) == spent
 
 
 def test_messages_that_are_lost_again_and_again_ask_for_a_new_session() -> None:
@@ -439,6 +451,28 @@ def test_a_key_package_that_a_broken_websocket_may_have_lost_is_sent_again_when_
         assert world.states["dave"] == ("active" if welcomed else "waiting.group")
 
 
+def test_a_key_package_of_a_group_that_was_replaced_is_not_sent_again() -> None:
+    world = World()
+    world.unanswered.add("SendKeyPackage")
+    world.join()
+    world.unanswered.add("CreateGroup")
+    world.server(EpochPrepared(1, 1))
+    world.server(SocketClosed(1006), numbered=False)
+    world.advance(2)
+    assert world.states["dave"] == "waiting.group"
+    assert len(world.sent(SendKeyPackage)) == 1
+
+
+@pytest.mark.parametrize("end", [EpochPrepared(1, 1), SocketClosed(4006)], ids=lambda event: event.name)
+def test_whoever_was_verified_is_not_in_another_group(end: Event) -> None:
+    world = ready()
+    world.unanswered |= {"SendKeyPackage", "SendVoiceState"}
+    world.feed(UserVerified(OTHER))
+    assert world.session.dave.verification == {OTHER: Verification.VERIFIED}
+    world.server(end, numbered=False)
+    assert world.session.dave.verification == {}
+
+
 def test_a_sender_that_came_too_late_is_not_the_next_sessions() -> None:
     world = ready()
     world.server(SocketClosed(4006), numbered=False)
@@ -475,6 +509,34 @@ def test_the_end_of_a_session_forgets_its_secrets() -> None:
     forgotten = [type(effect) for _, effect in world.effects[known:] if isinstance(effect, DropKey | DropGroup)]
     assert forgotten == [DropKey, DropGroup]
     assert world.session.dave.privacy_code == ""
+
+
+def test_the_end_of_a_session_forgets_all_of_its_group() -> None:
+    world = ready()
+    world.unanswered |= {"SendTransitionReady", "SendVoiceState", "SendKeyPackage", "ApplyProposals"}
+    world.server(CommitAnnounced(7, b"commit"))
+    world.settle()
+    world.server(ProposalsReceived(revoke=False, data=b"early"))
+    world.feed(CommitMade(b"commit and welcome"))
+    world.feed(ProposalsRejected(False, b"early", "nobody known has signed it"))
+    world.feed(GroupRejected(8, "does not fit"))
+    world.settle()
+    dave, new = world.session.dave, VoiceSession(USER, GUILD).dave
+    assert dave.in_recovery
+    world.server(SocketClosed(4006), numbered=False)
+    assert world.states["dave"] == "off"
+    for name in (
+        "commit",
+        "epoch",
+        "frozen_as",
+        "in_recovery",
+        "key_package",
+        "privacy_code",
+        "rejected",
+        "transitions",
+        "version",
+    ):
+        assert getattr(dave, name) == getattr(new, name), name
 
 
 def test_nobody_is_told_that_we_joined() -> None:

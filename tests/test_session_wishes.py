@@ -11,6 +11,7 @@ from tests.sessions import last_error, noticed, ready
 from voicegw.effects import (
     Connected,
     CreateGroup,
+    MapSsrc,
     Moved,
     OpenSocket,
     Reconnecting,
@@ -35,7 +36,7 @@ from voicegw.events import (
 from voicegw.secret import Secret
 from voicegw.session import VoiceSession
 from voicegw.signalling import VoiceFlags
-from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, USER, World
+from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, OTHER, USER, World
 
 ANOTHER = CHANNEL + 1
 
@@ -242,6 +243,15 @@ def test_a_session_that_comes_after_its_server_is_dialled_with_it() -> None:
         assert noticed(world, Moved) == [Moved(99)]
 
 
+@pytest.mark.parametrize(("after_s", "state"), [(10.0, "moving.dialling"), (10.5, "moving.announced")])
+def test_a_server_waits_for_its_session_as_long_as_for_a_pair(after_s: float, state: str) -> None:
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    world.advance(after_s)
+    world.feed(VoiceStateUpdated(99, Secret("new session")))
+    assert world.states["call"] == state
+
+
 def test_a_channel_that_comes_after_its_server_is_that_of_the_session_in_the_making() -> None:
     world = ready()
     world.unanswered.add("SendSelectProtocol")
@@ -283,6 +293,120 @@ def test_a_server_that_comes_while_one_waits_is_kept_for_the_session_that_follow
     assert world.states["call"] == "moving.dialling"
     world.until(lambda: world.states["call"] == "connected", 10)
     assert noticed(world, Moved) == [Moved(99)]
+
+
+# -- what is forgotten, and what is not
+
+
+def test_who_is_out_is_not_kicked_by_hearing_it_once_more() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.server(SocketClosed(4006), numbered=False)
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    for _ in range(2):
+        world.feed(VoiceStateUpdated(None, Secret("out")))
+    assert world.states["call"].startswith("joining")
+    assert world.session.shared.counters["stale departures"] == 1
+
+
+def test_each_leave_of_ours_excuses_a_departure_however_late_it_is_answered() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.server(SocketClosed(4006), numbered=False)
+    world.until(lambda: world.states["call"] == "waiting.backoff", 30)
+    assert world.sent(SendVoiceState).count(SendVoiceState(None)) == 2
+    for channel_id in (None, CHANNEL, None):
+        world.feed(VoiceStateUpdated(channel_id, Secret("late")))
+    assert world.states["call"] == "waiting.backoff"
+
+
+def test_a_leave_from_before_we_were_connected_excuses_nobody() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world.unanswered.clear()
+    world.until(lambda: world.states["call"] == "connected", 10)
+    world.feed(VoiceStateUpdated(None, Secret("taken out")))
+    world.until(lambda: world.states["call"] == "closed", 10)
+    assert isinstance(last_error(world), Kicked)
+
+
+def joining_in_another_main_session() -> World:
+    """A call that was connected in a session of the bot which is dead now; nobody has answered yet."""
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.feed(MainSessionLost())
+    world.feed(MainSessionStarted())
+    assert world.states["call"] == "joining.asking"
+    return world
+
+
+def test_another_main_session_does_not_know_us_inside_yet() -> None:
+    world = joining_in_another_main_session()
+    world.feed(VoiceStateUpdated(None, Secret("of the session before")))
+    assert world.states["call"] == "joining.asking"
+    assert world.session.shared.counters["stale departures"] == 1
+
+
+def test_a_leave_in_a_main_session_that_died_excuses_nobody() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.server(SocketClosed(4006), numbered=False)
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world.feed(MainSessionLost())
+    world.feed(MainSessionStarted())
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("there")))
+    world.feed(VoiceStateUpdated(None, Secret("taken out")))
+    world.until(lambda: world.states["call"] == "closed", 5)
+    assert isinstance(last_error(world), Kicked)
+
+
+def test_the_same_server_is_news_in_another_main_session() -> None:
+    world = ready()
+    token, endpoint = world.session.call.token, world.session.call.endpoint
+    assert token is not None
+    world.unanswered.add("SendVoiceState")
+    world.feed(MainSessionLost())
+    world.feed(MainSessionStarted())
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("new session")))
+    world.feed(VoiceServerUpdated(token, endpoint))
+    assert (world.states["call"], len(world.sent(OpenSocket))) == ("connecting", 2)
+
+
+def test_a_main_session_that_is_lost_takes_the_pair_with_it() -> None:
+    world = ready()
+    world.feed(MainSessionLost())
+    call = world.session.call
+    assert (call.session_id, call.token, call.endpoint) == (None, None, None)
+
+
+def test_a_voice_state_of_before_completes_no_later_server() -> None:
+    """It came alone, in another session of the bot; the server that comes alone now waits for its own."""
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("of before")))
+    world.feed(MainSessionLost())
+    world.feed(MainSessionStarted())
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("new session")))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    world.feed(VoiceStateUpdated(99, Secret("moved")))
+    assert world.states["call"] == "moving.announced"
+    assert len(world.sent(OpenSocket)) == 1
+
+
+def test_a_server_that_is_gone_is_not_the_one_that_came_alone() -> None:
+    world = ready()
+    world.feed(VoiceServerUpdated(Secret("alone"), ENDPOINT))
+    world.feed(VoiceServerUpdated(Secret("gone"), None))
+    world.feed(VoiceStateUpdated(99, Secret("moved")))
+    world.feed(VoiceServerUpdated(Secret("of 99"), ENDPOINT))
+    world.until(lambda: world.states["call"] == "connected", 10)
+    dialled = len(world.sent(OpenSocket))
+    world.feed(VoiceStateUpdated(98, Secret("moved again")))
+    assert (world.states["call"], len(world.sent(OpenSocket))) == ("moving.announced", dialled)
 
 
 # -- calls that go on in another process
@@ -335,6 +459,11 @@ def test_a_session_that_may_not_be_resumed_is_joined_anew(missing: dict[str, Any
     assert session.call.state == "joining.asking"
     assert SendVoiceState(CHANNEL) in effects
     assert not any(isinstance(effect, OpenSocket) for effect in effects)
+
+
+def test_whose_streams_are_whose_is_handed_over() -> None:
+    snapshot = ready().session.snapshot(ssrcs=[(5, OTHER)])
+    assert MapSsrc(5, OTHER) in VoiceSession(USER, GUILD).receive(CallThawed(snapshot), 1.0)
 
 
 def test_a_kick_is_one_from_the_first_moment_after_a_hand_over() -> None:

@@ -44,7 +44,7 @@ class CallSession(MachineSession):
     __slots__ = (
         "asked_at",
         "attempts",
-        "complaints",
+        "complained",
         "departures",
         "dialled",
         "e2ee_failures",
@@ -87,7 +87,7 @@ class CallSession(MachineSession):
         self.attempts = 0
         self.far_turn_s = 0.0
         self.forgiven = False
-        self.complaints = 0
+        self.complained = False
         self.e2ee_failures = 0
         self.ever_connected = False
         self.error: VoiceError | None = None
@@ -217,7 +217,7 @@ class CallSession(MachineSession):
 
     def complained_before(self, event: Any) -> bool:
         """Is this the second complaint in a row?"""
-        return self.complaints > 0
+        return self.complained
 
     def e2ee_hopeless(self, event: Any) -> bool:
         """Have fresh sessions not helped either?"""
@@ -257,7 +257,6 @@ class CallSession(MachineSession):
     def note_frozen(self, event: Any) -> None:
         """Our place in the channel and the voice session are another process's from here on."""
         self.error = None
-        self.inside = False
 
     def begin_pair(self, event: Any) -> None:
         """The time for a pair runs from here."""
@@ -275,7 +274,6 @@ class CallSession(MachineSession):
     def send_leave(self, event: Any) -> None:
         """Op 4 with no channel, so that no ghost stays behind."""
         self.departures += 1
-        self.inside = False
         self.last_server = None
         self.shared.effects.append(SendVoiceState(None))
 
@@ -391,7 +389,7 @@ class CallSession(MachineSession):
 
     def note_complaint(self, event: Any) -> None:
         """The first of two."""
-        self.complaints += 1
+        self.complained = True
 
     def note_e2ee_failure(self, event: Any) -> None:
         """A fresh session because of E2EE."""
@@ -402,7 +400,7 @@ class CallSession(MachineSession):
         self.ever_connected = True
         self.home = self.shared.channel_id
         self.attempts = 0
-        self.complaints = 0
+        self.complained = False
         self.departures = 0
 
     def note_group(self, event: Any) -> None:

@@ -194,7 +194,6 @@ class GatewaySession(MachineSession):
 
     def restore_session(self, event: SessionThawed) -> None:
         """The session of another process, as far as it can be taken along."""
-        self.begin_session(event)
         snapshot, shared = event.snapshot, self.shared
         assert snapshot.secret_key is not None
         shared.sequence.last = snapshot.seq_ack
