@@ -54,8 +54,8 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.session import E2EEPolicy, Options, VoiceSession
-from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, MEDIA, USER, World
+from voicegw.session import E2EEPolicy, Options
+from voicegw.testing.world import CHANNEL, ENDPOINT, MEDIA, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.payloads import (
@@ -531,25 +531,6 @@ def test_4017_names_what_is_missing() -> None:
 
 
 # -- generations and repetitions
-
-
-def test_a_new_session_knows_nothing_of_the_one_before() -> None:
-    world = ready()
-    world.server(ClientsConnected((7,)))
-    world.server(FrameRejected(None), numbered=False)
-    world.feed(KeyExhausted())
-    world.feed(NoncesMet())
-    world.unanswered |= {"SendVoiceState", "SendIdentify"}
-    world.server(SocketClosed(4006), numbered=False)
-    world.feed(VoiceStateUpdated(CHANNEL, Secret("new session")))
-    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
-    world.settle()
-    assert world.states["gateway"] == "identifying.awaiting_ready"
-    begun, new = world.session, VoiceSession(USER, GUILD)
-    for name in ("address", "key", "met", "mode", "rejected_in_row", "renewing", "selected", "turn_s"):
-        assert getattr(begun.gateway, name) == getattr(new.gateway, name), name
-    assert (begun.shared.ssrc, begun.shared.users) == (new.shared.ssrc, new.shared.users)
-    assert (begun.shared.sequence.last, begun.shared.sequence.applied) == (-1, {})
 
 
 def test_events_of_an_older_socket_have_no_effect() -> None:

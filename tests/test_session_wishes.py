@@ -22,11 +22,14 @@ from voicegw.effects import (
 from voicegw.errors import ConnectionFailed, Kicked, SignallingError
 from voicegw.events import (
     CallThawed,
+    FrameRejected,
     FreezeRequested,
     JoinRequested,
+    KeyExhausted,
     LeaveRequested,
     MainSessionLost,
     MainSessionStarted,
+    NoncesMet,
     SignallingFailed,
     SocketClosed,
     SocketFailed,
@@ -37,6 +40,7 @@ from voicegw.secret import Secret
 from voicegw.session import VoiceSession
 from voicegw.signalling import VoiceFlags
 from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, OTHER, USER, World
+from voicegw.wire.payloads import ClientsConnected
 
 ANOTHER = CHANNEL + 1
 
@@ -407,6 +411,25 @@ def test_a_server_that_is_gone_is_not_the_one_that_came_alone() -> None:
     dialled = len(world.sent(OpenSocket))
     world.feed(VoiceStateUpdated(98, Secret("moved again")))
     assert (world.states["call"], len(world.sent(OpenSocket))) == ("moving.announced", dialled)
+
+
+def test_a_new_session_knows_nothing_of_the_one_before() -> None:
+    world = ready()
+    world.server(ClientsConnected((7,)))
+    world.server(FrameRejected(None), numbered=False)
+    world.feed(KeyExhausted())
+    world.feed(NoncesMet())
+    world.unanswered |= {"SendVoiceState", "SendIdentify"}
+    world.server(SocketClosed(4006), numbered=False)
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("new session")))
+    world.feed(VoiceServerUpdated(Secret("new"), ENDPOINT))
+    world.settle()
+    assert world.states["gateway"] == "identifying.awaiting_ready"
+    begun, new = world.session, VoiceSession(USER, GUILD)
+    for name in ("address", "key", "met", "mode", "rejected_in_row", "renewing", "selected", "turn_s"):
+        assert getattr(begun.gateway, name) == getattr(new.gateway, name), name
+    assert (begun.shared.ssrc, begun.shared.users) == (new.shared.ssrc, new.shared.users)
+    assert (begun.shared.sequence.last, begun.shared.sequence.applied) == (-1, {})
 
 
 # -- calls that go on in another process

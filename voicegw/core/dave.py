@@ -216,8 +216,9 @@ class DaveSession(MachineSession):
         self.shared.effects.append(DropGroup())
 
     def note_next_version(self, event: EpochPrepared | TransitionPrepared) -> None:
-        """The DAVE version of the epoch to come; version 0 comes with a transition."""
-        self.version = event.protocol_version or self.version
+        """The DAVE version of a group's next epoch; version 0 comes with a transition."""
+        if self.version > 0 and event.protocol_version > 0:
+            self.version = event.protocol_version
 
     def note_external_sender(self, event: ExternalSenderReceived) -> None:
         """Who may propose; kept for groups to come on this connection."""
