@@ -53,6 +53,27 @@ def test_a_window_at_its_limits() -> None:
         assert window.take(5) == "old"
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 99, 100, 101, 5000])
+def test_a_window_knows_the_newest_and_nothing_that_was_left_out(ahead: int) -> None:
+    window = Window(100, 16)
+    window.take(7)
+    assert window.take(7 + ahead) == "new"
+    assert window.take(7 + ahead) == "seen"
+    if ahead > 1:
+        assert window.take(7 + ahead - 1) == "new"
+    assert window.take(7) == ("seen" if ahead < 100 else "old")
+
+
+def test_a_window_remembers_no_more_than_its_size() -> None:
+    window = Window(100, 16)
+    for number in [*range(1000), *range(1000, 9000, 99)]:
+        assert window.take(number) == "new"
+        assert window._seen.bit_length() <= 100
+    for number in range(1000):
+        window.take(8000 - number)
+        assert window._seen.bit_length() <= 100
+
+
 def little(number: int) -> bytes:
     return (number % 2**32).to_bytes(4, "little")
 

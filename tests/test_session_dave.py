@@ -32,7 +32,7 @@ from voicegw.events import (
     Stamped,
     UserVerified,
 )
-from voicegw.session import E2EEPolicy, VoiceSession
+from voicegw.session import E2EEPolicy, Options, VoiceSession
 from voicegw.testing.world import GUILD, OTHER, USER, World
 from voicegw.wire.payloads import (
     ClientDisconnected,
@@ -46,6 +46,13 @@ from voicegw.wire.payloads import (
     TransitionPrepared,
     WelcomeReceived,
 )
+
+
+@pytest.mark.parametrize(("policy", "offered"), [("require", 1), ("allow", 1), ("off", 0)])
+def test_e2ee_is_offered_where_the_bot_wants_it(policy: str, offered: int) -> None:
+    world = World(Options(policy=E2EEPolicy(policy)))
+    world.join()
+    assert world.sent(SendIdentify) == [SendIdentify(offered)]
 
 
 def test_a_later_group_waits_for_its_execution() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.sessions import noticed, ready
+from voicegw.core.signals import SpeechAllowed, SpeechForbidden
 from voicegw.effects import (
     EncryptionChanged,
+    HoldReason,
     MediaLost,
     MediaRestored,
     OpenUdp,
@@ -27,8 +29,8 @@ from voicegw.events import (
     SpeechEnded,
     SpeechStarted,
 )
-from voicegw.session import E2EEPolicy, Options
-from voicegw.testing.world import World
+from voicegw.session import E2EEPolicy, Options, VoiceSession
+from voicegw.testing.world import GUILD, USER, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
     EpochPrepared,
@@ -279,3 +281,11 @@ def test_what_is_forbidden_stays_forbidden_for_the_next_speech() -> None:
     world.feed(SpeechEnded())
     world.feed(SpeechStarted())
     assert world.states["speech"] == "held.not_ready"
+
+
+def test_what_may_not_leave_may_not_leave_in_the_clear() -> None:
+    speech = VoiceSession(USER, GUILD).speech
+    assert speech.encrypted
+    speech.note_allowed(SpeechAllowed(encrypted=False))
+    speech.note_forbidden(SpeechForbidden(HoldReason.NOT_READY))
+    assert speech.encrypted

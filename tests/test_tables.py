@@ -14,6 +14,8 @@ import transitions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voicegw.core.heartbeat import HeartbeatSession
+from voicegw.core.machine_session import MachineSession
 from voicegw.errors import EventNotAllowed, TableError
 from voicegw.session import ALL_SESSIONS, SESSIONS, Options
 from voicegw.tables import draw
@@ -523,3 +525,18 @@ def test_the_library_logs_nothing_of_our_machines(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.DEBUG)
     World().join()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("transitions")] == []
+
+
+def test_a_session_has_its_machines_table_and_engine() -> None:
+    class Another(HeartbeatSession):
+        """Whatever the class above has is not enough."""
+
+    assert vars(Another)["table"] is load_table("heartbeat")
+    assert vars(Another)["engine"] is engine("heartbeat")
+
+
+def test_a_session_without_its_tables_words_is_no_class() -> None:
+    with pytest.raises(TableError, match="may_speak"):
+
+        class _Careless(MachineSession):
+            machine = "speech"

@@ -63,8 +63,6 @@ class TransportSession(MachineSession):
     def open_udp(self, event: Any) -> None:
         """A socket of a new generation."""
         self.shared.udp_generation += 1
-        self.unheard = 0
-        self.hearing = False
         self.refusal = ""
         self.keepalive_at = self.shared.now + self.bound("keepalive_due")
         self.shared.effects.append(OpenUdp(self.shared.udp_generation, *self.server))
@@ -99,7 +97,6 @@ class TransportSession(MachineSession):
 
     def note_heard(self, event: Any) -> None:
         """The path works; where it falls silent now, that is sudden."""
-        self.unheard = 0
         self.hearing = True
 
     def note_answered(self, event: Any) -> None:
