@@ -33,6 +33,7 @@ from voicegw.core.ownership import (
     OwnershipOrder,
     OwnershipSession,
 )
+from voicegw.effects import ArmTimer
 from voicegw.errors import EventNotAllowed
 from voicegw.events import DeadlinePassed
 from voicegw.tables.load import load_table
@@ -166,6 +167,23 @@ def test_a_timer_that_was_cancelled_changes_nothing(lease: Lease) -> None:
     assert lease.state == "serving.held"
 
 
+def test_a_timer_that_was_armed_anew_changes_nothing(lease: Lease) -> None:
+    assert lease.door.receive(DeadlinePassed("renewal_due", 1.0), lease.now) == ([], [])
+    assert lease.state == "serving.held"
+
+
+def test_an_event_brings_its_own_timers_and_ends_no_timer_that_is_over(lease: Lease) -> None:
+    ((name, at),) = lease.door.shared.timers.items()
+    _, effects = lease.door.receive(DeadlinePassed(name, at), at)
+    assert [type(effect) for effect in effects] == [ArmTimer]
+
+
+def test_a_lease_that_is_over_has_no_time_left(lease: Lease) -> None:
+    session = lease.door.session
+    session.ends_at = lease.now - 5.0
+    assert session.remaining() == 0.0
+
+
 # -- one call
 
 
@@ -205,6 +223,15 @@ def test_a_call_is_claimed_when_it_is_our_turn_and_opened_when_the_claim_is_won(
     assert call.feed(ClaimWon()) == [OwnershipOrder.OPEN]
     assert call.feed(CallReady()) == [OwnershipOrder.CONFIRM]
     assert call.state == "owned"
+
+
+def test_a_call_whose_turn_nobody_has_reckoned_is_claimed_at_once() -> None:
+    call = Call()
+    assert not call.door.session.worker_leaves
+    call.feed(OfferSeen())
+    assert call.door.receive(DeadlinePassed("turn_came", 1.0), call.now) == ([], [])
+    assert call.pass_deadline() == [OwnershipOrder.CLAIM]
+    assert call.now == 100.0
 
 
 @pytest.mark.parametrize("event", [OwnerSeen(), ClaimLost()])

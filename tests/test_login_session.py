@@ -19,6 +19,7 @@ from voicegw.core.main_gateway import (
 from voicegw.effects import (
     AbortSocket,
     ArmTimer,
+    CancelTimer,
     CloseSocket,
     Effect,
     OpenSocket,
@@ -184,9 +185,59 @@ def test_an_outage_ends_after_a_bounded_number_of_attempts(answered: str) -> Non
             story.pass_deadline()
     assert story.session.login.told == [MainSessionLost()]
     assert isinstance(story.session.login.error, ConnectionFailed)
-    assert f"after {MAX_ATTEMPTS} attempts" in str(story.session.login.error)
+    assert "after 8 attempts: " in str(story.session.login.error)
+    assert "timeout" in str(story.session.login.error)
     assert story.now < 600
     assert story.session.shared.timers == {}
+
+
+def test_an_outage_is_told_by_its_last_close_code() -> None:
+    story = Story()
+    story.feed(LoginRequested())
+    while story.state != "down":
+        story.opened()
+        story.feed(SocketClosed(4000))
+        if story.state == "backing_off":
+            story.pass_deadline()
+    assert "4000" in str(story.session.login.error)
+
+
+def test_a_login_says_where_to_resume_and_makes_all_attempts_good(story: Story) -> None:
+    login = story.session.login
+    assert login.resume_url == ACCEPTED.resume_url
+    story.session.shared.sequence.last = 12
+    story.feed(SocketClosed(4009))
+    assert (login.resume_url, story.session.shared.sequence.last, login.attempts) == ("", -1, 1)
+    story.pass_deadline()
+    story.opened()
+    story.feed(ACCEPTED)
+    assert (story.state, login.attempts) == ("ready", 0)
+
+
+def test_a_slow_heart_beats_once_a_minute() -> None:
+    story = Story()
+    story.feed(LoginRequested(), SocketOpened(), HelloReceived(90.0, 10))
+    assert story.session.heartbeat.interval_s == 60.0
+
+
+def test_only_the_present_websocket_is_heard() -> None:
+    story = Story()
+    shared = story.session.shared
+    assert story.feed(LoginRequested())[:1] == [OpenSocket(1)]
+    assert story.session.receive(SocketOpened(), story.now, generation=0) == []
+    assert shared.timers.keys() == {"login_dial_timeout"}
+    assert story.session.receive(SocketOpened(), story.now, generation=1) != []
+    story.feed(HelloReceived(41.25, 10), ACCEPTED)
+    assert OpenSocket(3) in story.feed(ReconnectRequested())  # the one that is dropped is not heard from then on
+    story.feed(LogoutRequested())
+    assert shared.socket_generation == 4
+
+
+def test_a_timer_that_is_over_is_not_cancelled(story: Story) -> None:
+    story.feed(SocketClosed(None))
+    known = len(story.effects)
+    story.pass_deadline()
+    assert not any(isinstance(effect, CancelTimer) for effect in story.effects[known:])
 
 
 def test_a_logout_ends_it_in_every_state() -> None:

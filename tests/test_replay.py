@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from voicegw.wire.replay import (
     COUNTED_ANEW_AFTER,
     NONCE_WINDOW,
+    RECENT_TICKS,
     SEQUENCE_WINDOW,
     STREAMS_WATCHED,
     NonceWindow,
+    StreamWindow,
     StreamWindows,
     Window,
 )
@@ -64,6 +66,13 @@ def test_a_window_knows_the_newest_and_nothing_that_was_left_out(ahead: int) -> 
     assert window.take(7) == ("seen" if ahead < 100 else "old")
 
 
+def test_near_is_less_than_a_windows_size_away() -> None:
+    window = Window(100, 16)
+    assert not any(window.near(number) for number in range(1 << 16))  # to nothing
+    window.take(50)
+    assert [number for number in range(-200, 300) if window.near(number % (1 << 16))] == list(range(-49, 150))
+
+
 def test_a_window_remembers_no_more_than_its_size() -> None:
     window = Window(100, 16)
     for number in [*range(1000), *range(1000, 9000, 99)]:
@@ -92,6 +101,61 @@ def test_both_byte_orders_are_learnt(count: Callable[[int], bytes], start: int) 
     assert window.take(count(start + 1999)) == "seen"
     assert window.take(count(start + 1999 - NONCE_WINDOW + 1)) == "seen"
     assert window.take(count(start + 1999 - NONCE_WINDOW)) == "old"
+
+
+@pytest.mark.parametrize("count", [little, big])
+def test_three_neighbours_in_a_row_show_the_byte_order(count: Callable[[int], bytes]) -> None:
+    window = NonceWindow()
+    ages = [window.take(count(number)) for number in (1000, 1001, 1002, 700_000, 700_001, 700_002, 700_003, 700_004)]
+    assert ages == ["unknown"] * 7 + ["new"]
+
+
+def test_a_server_counts_anew_after_fifty_old_nonces_in_a_row() -> None:
+    window = NonceWindow()
+    for begin in (5000, 9000):
+        for number in range(begin, begin + 10):
+            window.take(little(number))
+        for _ in range(49):
+            window.note_passed("old", little(1))
+        window.note_passed("new", little(begin + 9))
+        for number in range(50):
+            assert window.take(little(number)) == "old"
+            window.note_passed("old", little(number))
+        assert window.old_in_row == 0
+        assert window.take(little(50)) == "new"
+
+
+def test_no_nonce_passes_twice_whatever_comes_with_it() -> None:
+    windows, nonces = StreamWindows(), NonceWindow()
+    assert windows.take(nonces, little(7), SSRC, 1, 960)
+    assert not windows.take(nonces, little(7), SSRC, 2, 1920)
+    assert not windows.take(nonces, little(7), SSRC + 1, 1, 960)
+
+
+def test_a_stream_knows_its_numbers_where_they_come_round() -> None:
+    stream = StreamWindow(0)
+    assert stream.take(65_535, 960, "new")
+    assert stream.take(0, 1920, "new")
+    assert not stream.take(65_535, 960, "new")
+
+
+def test_a_stream_that_moved_far_back_is_guarded_there() -> None:
+    stream = StreamWindow(0)
+    assert stream.take(40_000, 960, "new")
+    assert stream.take(39_000, 960, "new")
+    assert not stream.take(39_000, 960, "new")
+
+
+@pytest.mark.parametrize(("ticks", "passes"), [(2**31 - 1, True), (2**31, False)])
+def test_half_of_all_timestamps_are_later(ticks: int, passes: bool) -> None:
+    assert StreamWindow(0).take(1, ticks, "unknown") == passes
+
+
+@pytest.mark.parametrize(("lag_ticks", "passes"), [(RECENT_TICKS - 1, True), (RECENT_TICKS, False)])
+def test_without_a_new_nonce_a_packet_may_be_a_minute_late(lag_ticks: int, passes: bool) -> None:
+    stream = StreamWindow(0)
+    assert stream.take(5, RECENT_TICKS, "new")
+    assert stream.take(6, RECENT_TICKS - lag_ticks, "unknown") == passes
 
 
 def test_a_server_that_does_not_count_is_heard() -> None:

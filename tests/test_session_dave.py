@@ -140,6 +140,8 @@ def test_a_later_epoch_names_the_version_of_a_group_but_makes_none(monkeypatch: 
     world.server(EpochPrepared(2, 5))
     world.server(EpochPrepared(0, 6))
     assert world.session.dave.version == 2
+    world.server(EpochPrepared(1, 7))
+    assert world.session.dave.version == 1
     world.server(TransitionPrepared(0, 0))
     world.server(EpochPrepared(1, 2))
     assert world.states["dave"] == "clear.only"
@@ -379,6 +381,16 @@ def test_the_end_of_a_session_forgets_all_of_its_group() -> None:
         "version",
     ):
         assert getattr(dave, name) == getattr(new, name), name
+
+
+def test_the_end_of_a_session_ends_what_was_announced_in_it() -> None:
+    world = ready()
+    world.unanswered.add("SendTransitionReady")
+    world.server(CommitAnnounced(7, b"commit"))
+    world.settle()
+    assert world.session.dave.transitions == {7: 1}
+    world.server(SocketClosed(4006), numbered=False)
+    assert world.session.dave.transitions == {}
 
 
 def test_nobody_is_told_that_we_joined() -> None:

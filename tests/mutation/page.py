@@ -41,9 +41,10 @@ come in this order, so "golden runs" says that no story of the core did:
 | proofs | all pairs of state and event, and the machines together (T07, T10, T11) |
 
 Tests with real sockets are not asked: a busy machine must not kill a mutant. Nor is anything that compares drawings.
-The figures are those of the last whole run of each kind in each table and module. `.ci/nightly` holds rows, guards,
-deadlines and `voicegw/session.py` to them. The other kinds (targets, effects, their order, the rest of the core) are
-tried by hand: what survives of them has not all been looked at yet, and is no part of the figures.
+The figures are those of the last run of each kind in each table and module; what had survived was shown again to the
+tests that were written for it. `.ci/nightly` holds rows, guards, deadlines and the modules below to them. Not done are
+`voicegw/wire/encryption.py` and `voicegw/media/sender.py`, and of the tables targets, effects and their order: they are
+tried by hand, what survives of them has not all been looked at yet, and it is no part of the figures.
 """
 KIND_TEXTS = {
     "row": "a row removed",

@@ -190,7 +190,6 @@ class GatewaySession(MachineSession):
         self.address = self.selected = ("", 0)
         self.key = None
         self.renewing = self.met = False
-        self.rejected_in_row = 0
 
     def restore_session(self, event: SessionThawed) -> None:
         """The session of another process, as far as it can be taken along."""
