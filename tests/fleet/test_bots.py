@@ -283,5 +283,5 @@ async def test_the_readmes_bot_sings_in_the_fleet(fleet: StartTrial, monkeypatch
         singing = asyncio.create_task(namespace["sing_in_the_fleet"](BOT, GUILD, CHANNEL, signalling))
         await asyncio.wait_for(singing, 60)
         assert len(trial.heard[BOT].times) > 50
+        await trial.until(lambda: not trial.operator.view.calls)
         assert trial.server.members(CHANNEL) == [listener.session.shared.user_id]
-        assert not trial.operator.view.calls
