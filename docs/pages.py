@@ -20,7 +20,6 @@ from voicegw.tables.draw import to_overview_svg
 from voicegw.tables.load import load_table, table_names
 
 ROOT = Path(__file__).parent.parent
-ARRIVING = {"speed.md"}
 FILE = re.compile(r"<!-- the file (\S+) -->")
 PROMISES = "<!-- the README's promises -->"
 PICTURES = re.compile(r"```mermaid\n.*?^The same as a picture: [^\n]*\n", re.DOTALL | re.MULTILINE)
@@ -31,13 +30,11 @@ SHOWN = {"diagrams": "machines/index.md", "states/README.md": "machines/tables.m
 
 
 def on_config(config: Any) -> Any:
-    """Put a page of each machine into the navigation, and leave out what has not been written yet."""
+    """Put a page of each machine into the navigation."""
     for section in config.nav:
         for title, entries in section.items():
             if title == "Machines":
                 entries[1:1] = [{name: f"machines/{name}.md"} for name in sorted(table_names(), key=_by_importance)]
-            if isinstance(entries, list):
-                section[title] = [entry for entry in entries if not _missing(entry)]
     return config
 
 
@@ -118,14 +115,6 @@ def help_of(command: Any) -> str:
 def _by_importance(name: str) -> int:
     """The machines of a call first."""
     return [*SESSIONS].index(name) if name in SESSIONS else len(SESSIONS)
-
-
-def _missing(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and set(entry.values()) <= ARRIVING
-        and not (ROOT / "docs" / next(iter(entry.values()))).exists()
-    )
 
 
 def _written_in(page: str) -> str:
