@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import VECTORS
-from voicegw.errors import KeyExhausted, NoCommonMode, PacketRejected
+from voicegw.errors import KeyExhausted, LeaseEnded, NoCommonMode, PacketRejected
 from voicegw.secret import Secret
 from voicegw.wire.dave_frames import is_dave_frame
-from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher, choose_mode
+from voicegw.wire.encryption import PREFERRED_MODES, KeyTable, NonceCounter, TransportCipher, choose_mode
 from voicegw.wire.rtp import RTCP_AAD_BYTES, kind_of, pack_header, parse_rtp, strip
 
 RTP = VECTORS["transport_rtp"]
@@ -129,6 +129,148 @@ def test_a_key_is_refused_when_it_is_spent() -> None:
         with pytest.raises(KeyExhausted):
             sealer.seal(b"h" * 12, b"")
     assert sealer.counter.uses == 2**32 - 1
+
+
+# -- the count of one key: where it may go, and what is told of a peer that comes near
+
+FIRST, TOP = 2**31, 2**32
+NEAR = 2**20 - 1  # a 4096th of all
+LEAP = 2**28 - 1  # a 16th
+
+
+def spent(uses: int) -> NonceCounter:
+    counter = NonceCounter(FIRST)
+    for _ in range(uses):
+        counter.spend()
+    return counter
+
+
+@pytest.mark.parametrize(("ahead", "leaps"), [(0, True), (NEAR - 1, True), (NEAR, False), (2 * NEAR, False)])
+def test_a_count_leaps_far_beyond_a_peer_that_is_near_ahead(ahead: int, leaps: bool) -> None:
+    counter = spent(3)
+    assert counter.keep_apart(FIRST + 3 + ahead)
+    assert counter.uses == (3 + ahead + LEAP if leaps else 3)
+
+
+def test_the_smallest_count_leaps_by_one_and_never_beyond_its_last() -> None:
+    counter = NonceCounter(8, 4)
+    assert counter.keep_apart(9)
+    assert counter.uses == 0
+    assert counter.keep_apart(8)
+    assert counter.uses == 1
+    counter.uses = 14
+    assert counter.keep_apart(8 + 14 - 16)
+    assert counter.uses == 15
+
+
+def test_a_count_looks_out_from_wherever_it_began() -> None:
+    counter = NonceCounter(3, 4)
+    assert counter.keep_apart(13)
+    assert counter.uses == 0
+    assert counter.keep_apart(3)
+    assert counter.uses == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "fine"), [(-NEAR - 1, True), (-NEAR, False), (-1, False), (0, False), (2, False), (TOP // 2, True)]
+)
+def test_a_peer_that_comes_near_to_what_was_used_is_told(place: int, fine: bool) -> None:
+    assert spent(3).keep_apart((FIRST + place) % TOP) == fine
+
+
+@pytest.mark.parametrize(("place", "fine"), [(2, False), (3, True)])
+def test_what_was_used_before_a_leap_is_remembered(place: int, fine: bool) -> None:
+    counter = spent(3)
+    counter.keep_apart(FIRST + 3)
+    assert counter.keep_apart(FIRST + place) == fine
+
+
+@pytest.mark.parametrize(
+    ("theirs", "meets"),
+    [
+        (0, False),
+        (FIRST - NEAR - 1, False),
+        (FIRST - NEAR, True),
+        (FIRST, True),
+        (TOP - 1, True),
+    ],
+)
+def test_a_peer_is_looked_at_in_our_half_and_near_it(theirs: int, meets: bool) -> None:
+    assert NonceCounter(FIRST).may_meet(theirs) == meets
+
+
+@pytest.mark.parametrize(("uses", "leaving"), [(0, False), (FIRST - NEAR, False), (FIRST - NEAR + 1, True)])
+def test_a_count_leaves_its_half_where_the_peers_first_nonces_are_near(uses: int, leaving: bool) -> None:
+    counter = NonceCounter(FIRST)
+    counter.uses = uses
+    assert counter.leaving == counter.may_meet(0) == leaving
+
+
+def test_a_peer_is_looked_at_in_all_of_our_half() -> None:
+    counter = NonceCounter(8, 4)
+    assert [theirs for theirs in range(16) if counter.may_meet(theirs)] == [*range(7, 16)]
+    assert counter.worn_at == 8
+
+
+def test_a_lease_bounds_the_count_and_is_lifted_again() -> None:
+    counter = NonceCounter(8, 4)
+    counter.lease(2)
+    assert [counter.spend() for _ in range(2)] == [8, 9]
+    with pytest.raises(LeaseEnded):
+        counter.spend()
+    counter.lease(None)
+    assert counter.spend() == 10
+    counter.lease(100)
+    assert [counter.spend() for _ in range(12)] == [*range(11, 16), *range(7)]
+    with pytest.raises(KeyExhausted):
+        counter.spend()
+
+
+def test_a_count_that_was_retired_stays_so() -> None:
+    counter = NonceCounter(8, 4)
+    counter.retire()
+    for uses in (5, None):
+        with pytest.raises(LeaseEnded):
+            counter.spend()
+        counter.lease(uses)
+    with pytest.raises(LeaseEnded):
+        counter.spend()
+    assert counter.uses == 0
+
+
+def test_a_key_that_is_taken_over_goes_on_and_its_counter_of_before_does_not() -> None:
+    keys, key = KeyTable(4), Secret(bytes([5]) * 32)
+    before = keys.counter(key)
+    before.spend()
+    counter = keys.take_over(key.digest(), 3)
+    assert counter is keys.counter(key)
+    assert (counter.uses, counter.spend()) == (3, 11)
+    with pytest.raises(LeaseEnded):
+        before.spend()
+    assert keys.take_over(key.digest(), 0).uses == 4  # more were used here
+    assert keys.retire(key.digest()) == 4
+    with pytest.raises(LeaseEnded):
+        keys.counter(key).spend()
+
+
+def test_the_keys_that_were_used_last_are_remembered() -> None:
+    keys = KeyTable(remembered=2)
+    first, second, third = (Secret(bytes([number]) * 32) for number in (6, 7, 8))
+    known = keys.counter(first)
+    keys.counter(second)
+    assert len(keys) == 2
+    assert keys.counter(first) is known
+    keys.counter(third).spend()
+    assert len(keys) == 2
+    assert keys.counter(first) is known
+    assert keys.counter(third).uses == 1
+
+
+@pytest.mark.parametrize(("uses", "worn"), [(FIRST - 1, False), (FIRST, True), (FIRST + 1, True)])
+def test_a_key_is_worn_from_half_its_uses_on(uses: int, worn: bool) -> None:
+    made = TransportCipher(PREFERRED_MODES[0], Secret(bytes([9]) * 32))
+    made.counter.uses = uses
+    assert made.worn is worn
 
 
 def test_aes_is_preferred_and_unknown_modes_are_not_chosen() -> None:
