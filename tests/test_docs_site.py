@@ -42,7 +42,18 @@ CONDITIONAL = {
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built as CI does."""
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "-f",
+        ".ci/mkdocs.yml",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(target),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return target

@@ -31,7 +31,18 @@ class Quiet(SimpleHTTPRequestHandler):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The site, built and served: its address and its directory."""
     directory = tmp_path_factory.mktemp("site")
-    command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(directory))
+    command = (
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "-f",
+        ".ci/mkdocs.yml",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(directory),
+    )
     subprocess.run(command, cwd=ROOT, check=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(directory)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
