@@ -11,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 from voicegw.client import VoiceClient
+from voicegw.effects import Notice
+from voicegw.media.sinks import MeasuringSink
+from voicegw.media.sources import ToneSource
 from voicegw.server import LocalSignalling, VoiceServer
 
 # What is slow on one machine is not wrong: no example has a deadline.
@@ -97,3 +100,24 @@ async def pair(make_client: MakeClient, server: VoiceServer, **options: Any) -> 
     await bob.connect(CHANNEL)
     await encrypted(alice, bob)
     return alice, bob
+
+
+def notices(client: VoiceClient) -> list[Notice]:
+    kept: list[Notice] = []
+    client.add_listener(kept.append)
+    return kept
+
+
+async def say(speaker: VoiceClient, listener: VoiceClient, hz: float = 440.0, seconds: float = 0.3) -> float:
+    """Play a tone and wait until all of it was heard; the frequency that was heard."""
+    user_id = speaker.session.shared.user_id
+    sink = MeasuringSink()
+    listener.listen(sink)
+    before = speaker.stats.packets
+    heard_before = listener.stats.users[user_id].packets if user_id in listener.stats.users else 0
+    await speaker.play(ToneSource(hz, seconds)).wait()
+    await speaker.wait_for(lambda: speaker.states["speech"] == "silent")
+    sent = speaker.stats.packets - before
+    await listener.wait_for(lambda: listener.stats.users[user_id].packets - heard_before == sent)
+    await listener.flush()
+    return sink.frequency(user_id)

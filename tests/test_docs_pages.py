@@ -66,7 +66,7 @@ READ_ONLY = {
     "serve": "runs until it is interrupted; tests/test_cli.py",
     "play": "needs a login; tests/test_bot_commands.py",
     "record": "needs a login; tests/test_bot_commands.py",
-    "watch": "runs until it is interrupted; tests/test_view.py",
+    "watch": "runs until it is interrupted; tests/view/test_watch.py",
     "fleet": "starts servers and processes; tests/fleet",
     "bench": "takes minutes and two cores; tests/test_bench.py",
     "simulate": "takes minutes; tests/test_cli.py",

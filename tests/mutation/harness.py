@@ -49,6 +49,7 @@ ASKED = (
     "tests/test_replay.py",
     "tests/test_sender.py",
     "tests/test_session.py",
+    "tests/test_session_closes.py",
     "tests/test_session_dave.py",
     "tests/test_session_main_gateway.py",
     "tests/test_session_media.py",
