@@ -20,6 +20,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     (
         "bot",
         {
+            "call_state",
             "client",
             "gateway",
             "hands",

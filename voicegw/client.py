@@ -19,7 +19,7 @@ from voicegw.adapters.timers import Timers
 from voicegw.adapters.waiters import Waiters
 from voicegw.adapters.wake import wake_watch
 from voicegw.adapters.websocket import check_tls_context, tls_context
-from voicegw.core.dave import Verification
+from voicegw.call_state import CallState
 from voicegw.effects import (
     Closed,
     Connected,
@@ -59,7 +59,7 @@ from voicegw.gateway import DiscordGatewayVoice
 from voicegw.hands import Hands
 from voicegw.joiners import Joiners
 from voicegw.media.ducking import Ducking, HowToDuck
-from voicegw.media.heard import CallStats, HeardFrame
+from voicegw.media.heard import HeardFrame
 from voicegw.media.hearing import Hearing
 from voicegw.media.listeners import FrameStream, Listening
 from voicegw.media.playback import HowToPlay, Playback
@@ -72,9 +72,8 @@ from voicegw.notices import NoticeBoard
 from voicegw.path import MediaPath
 from voicegw.portable import Portable
 from voicegw.session import E2EEPolicy, Options, Transition, VoiceSession
-from voicegw.signalling import Credentials, Signalling, VoiceFlags
+from voicegw.signalling import Signalling
 from voicegw.voice_state import VoiceStateWishes, voice_server_of, voice_state_of
-from voicegw.why import Why, why
 from voicegw.wire.encryption import PREFERRED_MODES
 
 HISTORY = 1024
@@ -82,7 +81,7 @@ HISTORY = 1024
 _log = logging.getLogger("voicegw")
 
 
-class VoiceClient(Portable):
+class VoiceClient(CallState, Portable):
     """A call: join, play, listen, move, leave. It comes back by itself from what the network does.
 
     All methods belong to the event loop that runs when the first of them is called; elsewhere they raise
@@ -255,10 +254,6 @@ class VoiceClient(Portable):
         """
         self.feed(UserVerified(user_id))
 
-    def verification(self, user_id: int) -> Verification:
-        """Has the user been verified, and is the identity key in the group still the same?"""
-        return self.session.dave.verification.get(user_id, Verification.UNVERIFIED)
-
     def mute(self, *, self_mute: bool = False, self_deaf: bool = False) -> None:
         """How we show ourselves from the next join on; deafened, the voice server sends us nothing."""
         self._wishes.self_mute = self_mute
@@ -348,66 +343,6 @@ class VoiceClient(Portable):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
-
-    # -- what a bot may look at
-
-    @property
-    def states(self) -> dict[str, str]:
-        """The present state of each machine."""
-        return self.session.states
-
-    @property
-    def latency(self) -> float:
-        """The last heartbeat's round trip in seconds."""
-        return self.gateway.latency
-
-    @property
-    def users(self) -> frozenset[int]:
-        """The others in the call."""
-        return frozenset(self.session.shared.others)
-
-    @property
-    def flags(self) -> VoiceFlags:
-        """Whether a moderator, the bot or the stage has muted, deafened or suppressed us."""
-        return self.session.call.flags
-
-    @property
-    def speaking(self) -> frozenset[int]:
-        """Who is being heard, by the packets that come; `SpeakingChanged` tells of changes."""
-        return self.receiver.speaking
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the E2EE group, 0 while there is none."""
-        return self.session.dave.epoch
-
-    @property
-    def privacy_code(self) -> str:
-        """30 digits that all in the call see alike where nobody listens in; empty while there is no group."""
-        return self.session.dave.privacy_code
-
-    @property
-    def stats(self) -> CallStats:
-        """What was sent and heard."""
-        sender = self.sender
-        return CallStats(sender.packets, sender.bytes, sender.held, sender.errors, self.receiver.stats)
-
-    @property
-    def credentials(self) -> Credentials:
-        """The pair of the present session."""
-        credentials = self.session.shared.credentials
-        if credentials is None:
-            raise EventNotAllowed("using a voice session", self.session.call.state)
-        return credentials
-
-    def why(self) -> Why:
-        """What the call waits for, since when, what is missing, and what happens next; print it."""
-        return why(self.session, self.history, self._now())
-
-    def way(self, machine: str) -> list[str]:
-        """The states that a machine has passed, the oldest first."""
-        steps = [step for step in self.history if step.machine == machine and step.before != step.after]
-        return [step.before for step in steps[:1]] + [step.after for step in steps]
 
     # -- what the main gateway says
 
