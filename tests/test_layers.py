@@ -11,7 +11,7 @@ import voicegw
 
 PACKAGE = Path(voicegw.__file__).parent
 LAYERS: list[tuple[str, set[str]]] = [
-    ("base", {"errors", "native", "secret"}),
+    ("base", {"errors", "native", "secret", "value"}),
     ("tables", {"tables"}),
     ("wire", {"wire"}),
     ("core", {"signalling", "snapshot", "events", "effects", "session", "core", "flight", "why"}),

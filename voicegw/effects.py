@@ -5,17 +5,17 @@ No effect holds a token or a session id; the transport key in `UseKey` is a `Sec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.signalling import VoiceFlags
+from voicegw.value import value
 
 # -- main gateway
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendVoiceState:
     """Send op 4 on the main gateway; `channel_id` None leaves."""
 
@@ -25,7 +25,7 @@ class SendVoiceState:
 # -- websocket
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenSocket:
     """Dial the voice endpoint of the present credentials; events carry `generation`.
 
@@ -36,33 +36,33 @@ class OpenSocket:
     in_turn: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseSocket:
     """Close with a close frame; `SocketClosed` follows."""
 
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AbortSocket:
     """Drop the socket, or the dial, without a close handshake; no event follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendIdentify:
     """Op 0."""
 
     max_dave_protocol_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendResume:
     """Op 7; `seq_ack` is -1 while nothing numbered was seen."""
 
     seq_ack: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendSelectProtocol:
     """Op 1, with our public address."""
 
@@ -71,14 +71,14 @@ class SendSelectProtocol:
     mode: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendHeartbeat:
     """Op 3."""
 
     seq_ack: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendSpeaking:
     """Op 5; `flags` 0 registers the SSRC or ends the speech, 1 is the microphone."""
 
@@ -86,28 +86,28 @@ class SendSpeaking:
     ssrc: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendTransitionReady:
     """Op 23."""
 
     transition_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendInvalidCommit:
     """Op 31."""
 
     transition_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendKeyPackage:
     """Op 26, binary."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendCommitWelcome:
     """Op 28, binary."""
 
@@ -117,7 +117,7 @@ class SendCommitWelcome:
 # -- UDP
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenUdp:
     """Open a UDP socket to the media address; events carry `generation`."""
 
@@ -126,19 +126,19 @@ class OpenUdp:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendDiscovery:
     """Send the 74-byte IP discovery request; `PathHeard` follows where something came since the last look."""
 
     ssrc: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendKeepalive:
     """Send the 8-byte keepalive; `PathHeard`, `PathUnheard` or `PathMoved` follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseUdp:
     """Close the UDP socket."""
 
@@ -146,7 +146,7 @@ class CloseUdp:
 # -- media
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UseKey:
     """Encrypt and decrypt the transport with this key from now on; an equal key keeps its counter."""
 
@@ -155,12 +155,12 @@ class UseKey:
     ssrc: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DropKey:
     """Forget the transport key: the session is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReleaseStream:
     """Frames may leave; `encrypted` says whether end to end."""
 
@@ -175,19 +175,19 @@ class HoldReason(StrEnum):
     NOT_READY = "not ready"  # others are there, but E2EE is not, or the policy forbids what the server offers
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HoldStream:
     """No frame may leave."""
 
     reason: HoldReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DrainStream:
     """Send five frames of silence; `SilenceSent` follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MapSsrc:
     """Credit packets of `ssrc` to `user_id` from now on."""
 
@@ -195,7 +195,7 @@ class MapSsrc:
     user_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForgetUser:
     """The user left: forget SSRCs, decoder and buffers."""
 
@@ -205,7 +205,7 @@ class ForgetUser:
 # -- MLS group
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreateGroup:
     """Begin a new group at `protocol_version` for the present channel; `KeyPackageMade` follows."""
 
@@ -214,14 +214,14 @@ class CreateGroup:
     external_sender: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetExternalSender:
     """Give the group its external sender."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApplyProposals:
     """Apply proposals; `CommitMade`, `ProposalsRejected` or nothing follows."""
 
@@ -230,7 +230,7 @@ class ApplyProposals:
     known_users: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApplyCommit:
     """Apply a commit; `GroupJoined`, `GroupRejected` or `CommitIgnored` follows."""
 
@@ -240,7 +240,7 @@ class ApplyCommit:
     member: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApplyWelcome:
     """Join by a welcome; `GroupJoined` or `GroupRejected` follows."""
 
@@ -249,7 +249,7 @@ class ApplyWelcome:
     known_users: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetPassthrough:
     """Accept frames without E2EE, or no longer after `expiry_s`."""
 
@@ -257,7 +257,7 @@ class SetPassthrough:
     expiry_s: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DropGroup:
     """Forget the group and its keys."""
 
@@ -265,7 +265,7 @@ class DropGroup:
 # -- time
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ArmTimer:
     """Bring `DeadlinePassed(name, at)` at the monotonic time `at`.
 
@@ -278,7 +278,7 @@ class ArmTimer:
     jitter: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelTimer:
     """Forget the timer."""
 
@@ -288,54 +288,54 @@ class CancelTimer:
 # -- the bot
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connected:
     """The voice session is ready, or ready again, perhaps on another server."""
 
     channel_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Moved:
     """The voice session is ready again, in another channel."""
 
     channel_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MoveFailed:
     """A move could not even be asked for; the call goes on where it is."""
 
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FlagsChanged:
     """A moderator, the bot or the stage has muted, deafened or suppressed us, or ended that."""
 
     flags: VoiceFlags
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reconnecting:
     """The voice session was lost; the way back is under way."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resumed:
     """The websocket was lost and the session resumed; media went on meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Closed:
     """The call is over; `error` is None where the bot asked for it."""
 
     error: VoiceError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EncryptionChanged:
     """E2EE has a new epoch; everybody in the call can compare `privacy_code` (30 digits)."""
 
@@ -343,7 +343,7 @@ class EncryptionChanged:
     privacy_code: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UsersChanged:
     """Users joined or left the call."""
 
@@ -351,7 +351,7 @@ class UsersChanged:
     left: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DowngradeRefused:
     """The voice server announced DAVE version 0 against the policy 'require': nothing leaves in the clear.
 
@@ -361,14 +361,14 @@ class DowngradeRefused:
     protocol_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IdentityChanged:
     """A user of this call shows another identity key than before; whoever compared codes must do it again."""
 
     user_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeakingChanged:
     """A user's speech began or ended, by the packets that come: within 0.2 s of the sound."""
 
@@ -376,19 +376,19 @@ class SpeakingChanged:
     speaking: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MediaLost:
     """Nothing can be said or heard for now, though the call goes on; the way back is under way."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MediaRestored:
     """What `MediaLost` told is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlaybackEnded:
     """Something that was played has ended: by itself, stopped, or by `error`."""
 
@@ -396,7 +396,7 @@ class PlaybackEnded:
     error: VoiceError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Warned:
     """Something that the bot's owner should know; the call goes on."""
 
@@ -423,7 +423,7 @@ Notice = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """Tell the bot."""
 

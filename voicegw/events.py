@@ -6,19 +6,19 @@ server says is decoded in `voicegw.wire.payloads`; those payloads are events as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.signalling import NO_FLAGS, VoiceFlags
 from voicegw.snapshot import SessionSnapshot
+from voicegw.value import value
 from voicegw.wire.payloads import Payload
 
 # -- the bot's wishes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JoinRequested:
     """The bot wants to be in `channel_id` of its guild."""
 
@@ -26,7 +26,7 @@ class JoinRequested:
     channel_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JoinAbandoned:
     """The bot waits no longer for a join or a move; `error` is why, None where it was cancelled."""
 
@@ -34,14 +34,14 @@ class JoinAbandoned:
     error: VoiceError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaveRequested:
     """The bot wants to be gone."""
 
     name: ClassVar[str] = "leave_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallThawed:
     """A call that another process has frozen, or that died with it, shall go on here."""
 
@@ -54,14 +54,14 @@ class CallThawed:
         return self.snapshot.channel_id
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FreezeRequested:
     """The call shall go on in another process."""
 
     name: ClassVar[str] = "freeze_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UserVerified:
     """People have compared the verification code of `user_id`, and it is theirs."""
 
@@ -72,7 +72,7 @@ class UserVerified:
 # -- the main gateway
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VoiceStateUpdated:
     """Our own voice state changed; `channel_id` None means that we are in no channel."""
 
@@ -82,7 +82,7 @@ class VoiceStateUpdated:
     flags: VoiceFlags = NO_FLAGS
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VoiceServerUpdated:
     """The guild's voice server changed; `endpoint` None means that it went away."""
 
@@ -91,7 +91,7 @@ class VoiceServerUpdated:
     endpoint: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SignallingFailed:
     """Op 4 could not be sent."""
 
@@ -99,21 +99,21 @@ class SignallingFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MainSessionLost:
     """The bot's main gateway session was invalidated (not resumed)."""
 
     name: ClassVar[str] = "main_session_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MainSessionStarted:
     """The bot's main gateway identified afresh."""
 
     name: ClassVar[str] = "main_session_started"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MainSessionResumed:
     """The bot's main gateway was away and has resumed: nothing is lost."""
 
@@ -123,14 +123,14 @@ class MainSessionResumed:
 # -- the websocket
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketOpened:
     """The websocket upgrade succeeded."""
 
     name: ClassVar[str] = "socket_opened"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketFailed:
     """The websocket could not be opened."""
 
@@ -138,7 +138,7 @@ class SocketFailed:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DialPostponed:
     """The process has dialled too often lately; our turn comes in `seconds`."""
 
@@ -146,7 +146,7 @@ class DialPostponed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HostWoke:
     """The host has slept, or the process has not run, for `seconds`."""
 
@@ -154,7 +154,7 @@ class HostWoke:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketUnavailable:
     """The upgrade was answered with HTTP 5xx."""
 
@@ -162,7 +162,7 @@ class SocketUnavailable:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketRateLimited:
     """The upgrade was answered with HTTP 429."""
 
@@ -170,7 +170,7 @@ class SocketRateLimited:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketRefused:
     """The server's certificate is not what it must be."""
 
@@ -178,7 +178,7 @@ class SocketRefused:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketClosed:
     """The websocket ended; `code` is None where no close frame came.
 
@@ -189,7 +189,7 @@ class SocketClosed:
     code: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FrameRejected:
     """A frame could not be decoded; `op` where that much could be read."""
 
@@ -197,7 +197,7 @@ class FrameRejected:
     op: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReaderFailed:
     """Handling a frame raised something unexpected: our defect."""
 
@@ -208,7 +208,7 @@ class ReaderFailed:
 # -- the UDP path
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IpDiscovered:
     """The voice server told our public address."""
 
@@ -217,7 +217,7 @@ class IpDiscovered:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UdpFailed:
     """No UDP socket could be opened."""
 
@@ -225,21 +225,21 @@ class UdpFailed:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PathHeard:
     """Authentic datagrams have come since the path was last looked at."""
 
     name: ClassVar[str] = "path_heard"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PathUnheard:
     """No authentic datagram has come since the last keepalive."""
 
     name: ClassVar[str] = "path_unheard"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PathLost:
     """For 2 s the host has refused to send every datagram; `reason` is the system's word for it."""
 
@@ -247,21 +247,21 @@ class PathLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PathMoved:
     """This host would send to the voice server from another address now: another network, another interface."""
 
     name: ClassVar[str] = "path_moved"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KeyExhausted:
     """The transport key has been used 2**31 times."""
 
     name: ClassVar[str] = "key_exhausted"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NoncesMet:
     """Under the transport key, which both directions share, the server is about to use nonces that we have used."""
 
@@ -271,7 +271,7 @@ class NoncesMet:
 # -- the MLS group
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KeyPackageMade:
     """A fresh key package, for op 26."""
 
@@ -279,7 +279,7 @@ class KeyPackageMade:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommitMade:
     """Our commit of the present proposals, with its welcome where it adds anybody: op 28's payload."""
 
@@ -287,7 +287,7 @@ class CommitMade:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProposalsRejected:
     """Proposals that do not fit our group now."""
 
@@ -297,7 +297,7 @@ class ProposalsRejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GroupJoined:
     """A commit or a welcome was applied; `privacy_code` has 30 digits."""
 
@@ -307,7 +307,7 @@ class GroupJoined:
     privacy_code: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GroupRejected:
     """A commit or a welcome does not fit our group."""
 
@@ -316,7 +316,7 @@ class GroupRejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommitIgnored:
     """A commit of a group that we are not in yet."""
 
@@ -324,7 +324,7 @@ class CommitIgnored:
     transition_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IdentityDiffered:
     """A user who was in the call before was added with another identity key, or with one that cannot be compared."""
 
@@ -335,21 +335,21 @@ class IdentityDiffered:
 # -- the player
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeechStarted:
     """There is something to say."""
 
     name: ClassVar[str] = "speech_started"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeechEnded:
     """There is nothing more to say: the end, a pause, a stop."""
 
     name: ClassVar[str] = "speech_ended"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SilenceSent:
     """The five frames of silence have left."""
 
@@ -359,7 +359,7 @@ class SilenceSent:
 # -- time
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeadlinePassed:
     """A timer fired; `name` is the deadline's, `at` the time it was armed for, which tells a stale one."""
 
@@ -413,7 +413,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stamped:
     """An event with the generation of the socket that caused it; one of another generation has no effect.
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
 from voicegw.snapshot import SessionSnapshot
+from voicegw.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConnectRequested:
     """call to gateway: dial with the pair that is in `Shared.credentials`."""
 
     name: ClassVar[str] = "connect_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionThawed:
     """call to gateway, transport and dave: another process's session goes on here."""
 
@@ -35,21 +35,21 @@ class SessionThawed:
         return self.snapshot.media[1]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseRequested:
     """call to gateway: end the voice session."""
 
     name: ClassVar[str] = "close_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AbortRequested:
     """call to gateway: end the voice session at once, without another word to its server."""
 
     name: ClassVar[str] = "abort_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeartStarted:
     """gateway to heartbeat: Hello was heard."""
 
@@ -57,14 +57,14 @@ class HeartStarted:
     interval_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeartDied:
     """heartbeat to gateway: two beats unanswered."""
 
     name: ClassVar[str] = "heart_died"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MediaOffered:
     """gateway to transport: Ready was heard."""
 
@@ -73,7 +73,7 @@ class MediaOffered:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DiscoveryFailed:
     """transport to gateway: IP discovery stayed unanswered (`UdpBlocked`), or no socket could be had."""
 
@@ -81,7 +81,7 @@ class DiscoveryFailed:
     error: VoiceError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class E2eeAgreed:
     """gateway to dave: the Session Description named a DAVE version."""
 
@@ -89,63 +89,63 @@ class E2eeAgreed:
     protocol_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class E2eeLost:
     """dave to gateway: recovery failed too often."""
 
     name: ClassVar[str] = "e2ee_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MessagesLost:
     """session to dave: after a resume numbered messages are missing."""
 
     name: ClassVar[str] = "messages_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GroupEstablished:
     """dave to call: E2EE works."""
 
     name: ClassVar[str] = "group_established"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayReady:
     """gateway to call: the voice session is ready."""
 
     name: ClassVar[str] = "gateway_ready"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayInterrupted:
     """gateway to heartbeat: the websocket is lost, the session is not."""
 
     name: ClassVar[str] = "gateway_interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayResumed:
     """gateway to transport, dave, speech and call: the session lives on."""
 
     name: ClassVar[str] = "gateway_resumed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayClosed:
     """gateway to heartbeat, transport and dave: the session is over."""
 
     name: ClassVar[str] = "gateway_closed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayDown:
     """gateway to call: closed as asked."""
 
     name: ClassVar[str] = "gateway_down"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionLost:
     """gateway to call: the voice session ended; `name` (lost_*) says what may help, `after_s` when the next turn is."""
 
@@ -154,7 +154,7 @@ class SessionLost:
     after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeechAllowed:
     """dave to speech: frames may leave, encrypted end to end or (version 0, by policy) not."""
 
@@ -162,7 +162,7 @@ class SpeechAllowed:
     encrypted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeechForbidden:
     """dave to speech: no frame may leave."""
 
@@ -170,7 +170,7 @@ class SpeechForbidden:
     reason: HoldReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionEnded:
     """A `SocketClosed` after the table has judged its code; `name` is the table's decision."""
 

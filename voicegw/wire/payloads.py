@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from voicegw.errors import MalformedFrame
 from voicegw.secret import Secret
+from voicegw.value import value
 from voicegw.wire.opcodes import Opcode
 
 KEY_BYTES = 32
@@ -24,7 +24,7 @@ HEARTBEAT_RANGE_S = (1.0, 300.0)
 DEFAULT_HEARTBEAT_S = 13.75
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HelloReceived:
     """Op 8. An interval outside 1 s to 5 min is clamped, one that is no number becomes 13.75 s; `odd` says so."""
 
@@ -35,7 +35,7 @@ class HelloReceived:
     odd: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadyReceived:
     """Op 2: our SSRC, the media address (an IP literal), and the transport encryption modes on offer."""
 
@@ -47,7 +47,7 @@ class ReadyReceived:
     modes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionDescriptionReceived:
     """Op 4: the transport key (32 bytes) and the DAVE version, 0 where none is named."""
 
@@ -58,7 +58,7 @@ class SessionDescriptionReceived:
     dave_protocol_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpeakingReceived:
     """Op 5: who speaks under which SSRC; flags as in `Speaking`."""
 
@@ -69,7 +69,7 @@ class SpeakingReceived:
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeartbeatRequested:
     """Op 3 from the server: it wants a heartbeat now."""
 
@@ -77,7 +77,7 @@ class HeartbeatRequested:
     name: ClassVar[str] = "heartbeat_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeartbeatAcked:
     """Op 6; `nonce` is the `t` of the heartbeat, None where it was not an integer."""
 
@@ -86,7 +86,7 @@ class HeartbeatAcked:
     nonce: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResumedReceived:
     """Op 9."""
 
@@ -94,7 +94,7 @@ class ResumedReceived:
     name: ClassVar[str] = "resumed_received"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientsConnected:
     """Op 11: more users are in the call."""
 
@@ -103,7 +103,7 @@ class ClientsConnected:
     user_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VideoReceived:
     """Op 12: another source of SSRC and user; `audio_ssrc` 0 means no audio."""
 
@@ -113,7 +113,7 @@ class VideoReceived:
     audio_ssrc: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientDisconnected:
     """Op 13."""
 
@@ -122,7 +122,7 @@ class ClientDisconnected:
     user_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionUpdated:
     """Op 14: codecs; nothing that an audio client needs."""
 
@@ -130,7 +130,7 @@ class SessionUpdated:
     name: ClassVar[str] = "session_updated"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MediaSinkWants:
     """Op 15: the quality (0 to 100) wanted of our stream; `any_stream` None where it is not named."""
 
@@ -139,7 +139,7 @@ class MediaSinkWants:
     any_stream: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BackendVersion:
     """Op 16: versions of the voice server's parts."""
 
@@ -149,7 +149,7 @@ class BackendVersion:
     rtc_worker: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientFlags:
     """Op 18; None for bots."""
 
@@ -159,7 +159,7 @@ class ClientFlags:
     flags: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientPlatform:
     """Op 20; None for bots."""
 
@@ -169,7 +169,7 @@ class ClientPlatform:
     platform: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TransitionPrepared:
     """Op 21: be ready for `protocol_version` under this id; id 0 is in force at once."""
 
@@ -179,7 +179,7 @@ class TransitionPrepared:
     transition_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TransitionExecuted:
     """Op 22: the transition is in force."""
 
@@ -188,7 +188,7 @@ class TransitionExecuted:
     transition_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EpochPrepared:
     """Op 24: epoch 1 begins a new group."""
 
@@ -198,7 +198,7 @@ class EpochPrepared:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExternalSenderReceived:
     """Op 25: who may propose changes to the group, as MLS bytes."""
 
@@ -207,7 +207,7 @@ class ExternalSenderReceived:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProposalsReceived:
     """Op 27: a vector of MLS messages, or with `revoke` of proposal references; the operation byte is cut off."""
 
@@ -217,7 +217,7 @@ class ProposalsReceived:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommitAnnounced:
     """Op 29: the commit that won."""
 
@@ -227,7 +227,7 @@ class CommitAnnounced:
     commit: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WelcomeReceived:
     """Op 30: the way into the group."""
 
@@ -237,7 +237,7 @@ class WelcomeReceived:
     welcome: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unlisted:
     """Any other opcode: counted and ignored, as the protocol wants it."""
 
