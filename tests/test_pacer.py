@@ -39,6 +39,7 @@ class Stream:
         self.began: list[float] = []
         self.sent: list[float] = []
         self.skipped = 0
+        self.rested = False
 
     def begin(self, due: float) -> None:
         self.began.append(due)
@@ -103,6 +104,49 @@ def test_a_stream_begins_within_a_frame() -> None:
     drive(pacer, clock, 51.995)
     assert second.sent[0] == pytest.approx(51.02)
     assert first.sent == pytest.approx([50.0 + n * FRAME_S for n in range(100)])
+
+
+@pytest.mark.parametrize(("since_s", "soon_s"), [(0.0015, 0.002), (0.0055, 0.006), (0.0165, 0.02)])
+def test_a_stream_that_was_held_goes_on_within_5_ms(since_s: float, soon_s: float) -> None:
+    """In a slot that is served anyway where one comes so soon."""
+    clock = Clock()
+    pacer = made(clock)
+    held, other = Stream(clock), Stream(clock)
+    pacer.add(held)
+    pacer.add(other)
+    drive(pacer, clock, 51.0 + since_s)
+    held.rested = True
+    pacer.hasten(held)
+    drive(pacer, clock, 51.1)
+    assert held.began[-1] == pytest.approx(51.0 + soon_s, abs=1e-6)
+    after = [at for at in held.sent if at > 51.0 + since_s]
+    assert after[:2] == pytest.approx([51.0 + soon_s, 51.02 + soon_s], abs=1e-6)
+    assert other.sent == pytest.approx([50.0 + n * FRAME_S for n in range(len(other.sent))], abs=1e-6)
+
+
+def test_only_a_stream_that_rested_is_hastened() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    stream, stranger = Stream(clock), Stream(clock)
+    pacer.add(stream)
+    drive(pacer, clock, 50.005)
+    pacer.hasten(stream)
+    stranger.rested = True
+    pacer.hasten(stranger)
+    drive(pacer, clock, 50.05)
+    assert stream.sent == pytest.approx([50.0, 50.02, 50.04])
+    assert stranger.began == []
+
+
+def test_no_slot_is_served_twice_at_one_instant() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    stream, late = Stream(clock), Stream(clock)
+    pacer.add(stream)
+    pacer.run()
+    pacer.add(late)  # at the very time of the slot that was just served
+    drive(pacer, clock, 50.03)
+    assert stream.sent == pytest.approx([50.0, 50.02])
 
 
 @pytest.mark.parametrize("stall_s", [0.03, 0.05, 0.055, 0.06, 0.5, 5.0])

@@ -222,6 +222,35 @@ def test_a_held_sender_holds_the_source(loop: VirtualLoop) -> None:
     assert stage.times[:5] == [round(stage.times[0] + n * FRAME_S, 6) for n in range(5)]
 
 
+def test_what_was_held_goes_on_at_once_and_its_timestamp_follows_the_clock(loop: VirtualLoop) -> None:
+    async def act(stage: Stage) -> None:
+        playback = stage.player.play(Frames(50))
+        await asyncio.sleep(0.21)
+        stage.sender.hold()
+        await asyncio.sleep(0.1)
+        stage.sender.release(None)
+        stage.player.wake()
+        await playback.wait()
+
+    stage = on_stage(loop, act)
+    (at, _, before), (then, _, after) = stage.sent[10], stage.sent[11]
+    assert (at, then) == pytest.approx((0.2, 0.311), abs=1e-3)
+    assert after - before == pytest.approx((then - at) * 48_000, abs=2)
+    assert stage.sent[12][0] - then == pytest.approx(FRAME_S)
+
+
+def test_a_turn_is_over_when_a_frame_has_left(loop: VirtualLoop) -> None:
+    async def act(stage: Stage) -> None:
+        await stage.player.turn_over()  # nothing is played: at once
+        assert loop.time() == stage.start
+        stage.player.play(Frames(50))
+        await asyncio.sleep(0.107)
+        await stage.player.turn_over()
+        assert stage.times[-1] == pytest.approx(loop.time() - stage.start) == pytest.approx(0.12)
+
+    on_stage(loop, act)
+
+
 def test_a_new_source_replaces_the_old_one(loop: VirtualLoop) -> None:
     first, second = Frames(100), Frames(3)
 

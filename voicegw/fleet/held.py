@@ -236,9 +236,13 @@ class HeldCall:
         return self._document
 
     async def _freeze(self) -> None:
+        speaker = self._speaker
+        assert speaker is not None
+        await speaker.turn_over()
         await self._unserved()
-        assert self._speaker is not None
-        frozen = await self._speaker.freeze()
+        if self._speaker is not speaker or speaker.gone:  # the lease has ended meanwhile, or the call
+            return
+        frozen = await speaker.freeze()
         if frozen is not None:
             while True:
                 try:

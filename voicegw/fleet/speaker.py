@@ -127,6 +127,11 @@ class Speaker:
         self._opened = True
         self._tell({})
 
+    async def turn_over(self) -> None:
+        """Until a frame has just left: to be silent from here on is heard the shortest."""
+        if self._client is not None:
+            await self._client.player.turn_over()
+
     def hush(self) -> None:
         """Nothing leaves from here on, whatever becomes of the lease."""
         self.gone = True

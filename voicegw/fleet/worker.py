@@ -292,9 +292,7 @@ class Worker:
                 held.feed(OwnerSeen())
                 held.feed(LeaseLost())
             return
-        if not self._taking:
-            return
-        if held is not None and seen.revision < held.revision:
+        if not (self._taking or self._draining) or (held is not None and seen.revision < held.revision):
             return
         owner = self._view.owner(call_id)
         if seen.entry.life == self.life and owner == self.name:
@@ -315,7 +313,7 @@ class Worker:
     def _consider(self, call_id: str) -> None:
         """A call without an owner: when is our turn?"""
         order = self._view.order(call_id)
-        if self.name in order and call_id not in self._held:
+        if self._taking and self.name in order and call_id not in self._held:
             held = self._hold(call_id)
             held.set_turn(order.index(self.name) * TURN_S, leaving=False)
             held.feed(OfferSeen())

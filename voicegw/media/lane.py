@@ -42,10 +42,22 @@ class Lane:
     """One stream in the pacer. What it tells comes from the pacer's thread and must not block.
 
     A feed that runs dry is covered by five frames of silence, once; it goes on when a few frames are there again, and
-    the time between is gone for the timestamp, too.
+    the time between is gone for the timestamp, too. `rested` says that its last turn was held; `after_turn` is called
+    once, after the next turn.
     """
 
-    __slots__ = ("_dry", "_on_dry", "_on_over", "_on_silent", "feed", "real_time", "sender", "silence_left")
+    __slots__ = (
+        "_dry",
+        "_on_dry",
+        "_on_over",
+        "_on_silent",
+        "after_turn",
+        "feed",
+        "real_time",
+        "rested",
+        "sender",
+        "silence_left",
+    )
 
     def __init__(
         self,
@@ -57,7 +69,8 @@ class Lane:
         self.sender = sender
         self.feed: Feed | None = None
         self.silence_left = 0
-        self.real_time = False
+        self.real_time = self.rested = False
+        self.after_turn: Callable[[], None] | None = None
         self._dry = _NOT_BEGUN
         self._on_over = on_over
         self._on_silent = on_silent
@@ -87,10 +100,16 @@ class Lane:
                 feed.passed()
 
     def tick(self) -> bool:
+        if self.after_turn is not None:
+            after, self.after_turn = self.after_turn, None
+            goes_on = self.tick()
+            after()
+            return goes_on
         feed = self.feed
         if feed is None:
             return self._silent_frame()
-        if not self.sender.open:
+        self.rested = not self.sender.open
+        if self.rested:
             return self._held(feed)
         frames = feed.frames
         if not frames or (self._dry > 0 and len(frames) < REBUFFER_FRAMES and not feed.ended):

@@ -1,9 +1,9 @@
 """One pacer for all streams of the process: who sends when.
 
 20 ms are divided into 20 slots, and a slot is one wake-up. A stream is served in one that is served anyway, in another
-where all of those are full, and in the one that has fewest where all are. Frame n leaves at start + n x 20 ms of the
-monotonic clock. After a stall a stream sends at most three frames at once; the rest of the
-time goes by, and the timestamp with it.
+where all of those are full, and in the one that has fewest where all are; one that was held goes on within 5 ms. Frame
+n leaves at start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three frames at once; the
+rest of the time goes by, and the timestamp with it.
 
 The pacer itself is driven from outside: `run` serves what is due and says when it wants to be called again. A thread
 drives the one of the process, so that media leaves while the event loop is busy; where the loop has a clock of its
@@ -36,6 +36,7 @@ FRAME_S: Final = 0.02
 SLOTS: Final = 20
 SLOT_S: Final = FRAME_S / SLOTS
 FULL_SLOT: Final = 64
+SOON_SLOTS: Final = 5
 CATCH_UP_FRAMES: Final = 3
 LEAST_GAP_S: Final = 0.01
 LATENESS_MS: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -63,6 +64,12 @@ class Paced(Protocol):
 
     def skip(self, frames: int) -> None:
         """Time for so many frames went by unused."""
+
+
+class Resting(Paced, Protocol):
+    """A stream that says whether its last turn went by unused."""
+
+    rested: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,7 @@ class Pacer:
         self._slots: list[list[Paced]] = [[] for _ in range(SLOTS)]
         self._places: dict[Paced, int] = {}
         self._epoch = clock()
-        self._tick = 0
+        self._tick = self._unserved = 0  # the second without those that were passed over because they are empty
         self._rested: set[int] = set()
         self._skipped = self._missed = 0  # the second without those that nobody wanted to leave
         self._lateness = [0] * (len(LATENESS_MS) + 1)
@@ -160,18 +167,23 @@ class Pacer:
                 return
             now = self.clock()
             if not self._places:
-                self._epoch, self._tick, self._load, self._window, self._behind = now, 0, 0.0, None, 0
+                self._epoch, self._load, self._window, self._behind = now, 0.0, None, 0
+                self._tick = self._unserved = 0
             if self._load >= LOAD_REFUSED:
                 raise TooManyStreams(
                     f"{len(self._places)} streams take {self._load:.0%} of a core; another would make all of them "
                     "late. Put it into another process"
                 )
-            # Empty slots have been passed over ahead of time; this stream may be served in one of them.
-            self._tick = min(self._tick, max(0, math.ceil((now - self._epoch) / SLOT_S)))
-            tick = min(range(self._tick, self._tick + SLOTS), key=self._crowd)
-            self._places[stream] = tick % SLOTS
-            self._slots[tick % SLOTS].append(stream)
-            stream.begin(self._epoch + tick * SLOT_S)
+            self._seat(stream, now, SLOTS)
+        self._wake()
+
+    def hasten(self, stream: Resting) -> None:
+        """Serve `stream` within 5 ms from now, where its last turn went by unused: what it waited for has come."""
+        with self.turn:
+            if stream not in self._places or not stream.rested:
+                return
+            self._drop(stream)
+            self._seat(stream, self.clock(), SOON_SLOTS)
         self._wake()
 
     def remove(self, stream: Paced) -> None:
@@ -208,6 +220,15 @@ class Pacer:
                 self._lateness[bisect_left(LATENESS_MS, late_s * 1000)] += count
                 self._late_s += late_s * count
                 self._tick += 1
+                self._unserved = self._tick
+
+    def _seat(self, stream: Paced, now: float, slots: int) -> None:
+        """In one of so many slots to come. Empty ones have been passed over ahead of time, and may be taken."""
+        self._tick = min(self._tick, max(self._unserved, math.ceil((now - self._epoch) / SLOT_S)))
+        tick = min(range(self._tick, self._tick + slots), key=self._crowd)
+        self._places[stream] = tick % SLOTS
+        self._slots[tick % SLOTS].append(stream)
+        stream.begin(self._epoch + tick * SLOT_S)
 
     def _crowd(self, tick: int) -> int:
         """How little a stream is wanted there: a slot that is served anyway costs no wake-up, until it is full."""
@@ -255,7 +276,7 @@ class Pacer:
             self._late_s += served * (now - self._epoch - tick * SLOT_S)
             self._skipped += lost * len(streams)
             self._missed += lost * len(streams) if most else 0
-        self._tick = target
+        self._tick = self._unserved = target
 
     def _drop(self, stream: Paced) -> None:
         place = self._places.pop(stream, None)

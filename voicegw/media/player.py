@@ -204,6 +204,8 @@ class Player:
         """The sender is open."""
         if self._lane.feed is not None:
             self._pace()
+            assert self._pacer is not None
+            self._pacer.hasten(self._lane)
 
     def drain(self) -> None:
         """See that five frames of silence follow the speech that ended."""
@@ -219,6 +221,17 @@ class Player:
         self._here()
         assert self._pacer is not None
         return self._pacer.clock()
+
+    async def turn_over(self) -> None:
+        """Until a frame has just left, so that the next is 20 ms away; no longer than two frames take."""
+        if self._loop is None or self._lane.feed is None:
+            return
+        over = self._loop.create_future()
+        self._lane.after_turn = lambda: self.tell(_settle, over)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * FRAME_S):
+                await over
+        self._lane.after_turn = None
 
     def halt(self) -> None:
         """Stop at the edge of a frame: nothing is taken or sent any more, and what plays stays where it is."""
@@ -480,3 +493,8 @@ class Player:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._pacer = pacer_of(self._loop)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
