@@ -19,7 +19,7 @@ import voicegw
 from tests.conftest import ALICE, BOB
 from tests.test_cli import call, finish, running
 from voicegw.client import VoiceClient
-from voicegw.errors import ConnectionFailed, InvalidEndpoint, LoginRefused, SignallingError
+from voicegw.errors import CertificateRefused, ConnectionFailed, InvalidEndpoint, LoginRefused, SignallingError
 from voicegw.main_gateway import MainGateway
 from voicegw.media.sinks import MeasuringSink
 from voicegw.media.sources import ToneSource
@@ -143,8 +143,13 @@ async def test_the_token_goes_to_nobody_else(server: VoiceServer, monkeypatch: p
     monkeypatch.setattr(VoiceServer, "gateway_url", "wss://gateway.example.com")
     with pytest.raises(InvalidEndpoint, match=r"gateway\.example\.com"):
         await login(server).login()
-    with pytest.raises(ConnectionFailed, match="cannot be reached"):
+    with pytest.raises(ConnectionFailed, match=r"^127\.0\.0\.1 cannot be reached: Connection refused$"):
         await MainGateway(TOKEN, api="https://127.0.0.1:9/api/v10").login()
+    with pytest.raises(CertificateRefused, match="unable to get local issuer certificate"):
+        await MainGateway(TOKEN, api=server.api).login()
+    for none in ("nonsense", "http://[a", "ftp://127.0.0.1/"):
+        with pytest.raises(InvalidEndpoint, match="is not the base URL of a REST API"):
+            MainGateway(TOKEN, api=none)
     gateway = login(server)
     assert "canary" not in repr(vars(gateway))
     with pytest.raises(SignallingError, match="not logged in"):
@@ -177,7 +182,7 @@ async def listener(server: VoiceServer) -> tuple[VoiceClient, MeasuringSink]:
 async def test_play_plays_a_file_in_a_channel(
     server: VoiceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
+    monkeypatch.setenv("DISCORD_TOKEN", f"{TOKEN}\n")  # as files have it
     other, sink = await listener(server)
     other.listen(sink)
     async with running(*place(server, tmp_path, "play", "tone:660", "--seconds", "0.5")) as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CAROL, CHANNEL, GUILD
 from voicegw.cli import main
+from voicegw.frozen import FleetKey
 from voicegw.server import VoiceServer
 from voicegw.tables.load import table_names
 
@@ -438,3 +440,53 @@ async def test_a_taken_port_is_one_line() -> None:
     assert done.out == ""
     assert "cannot listen on 127.0.0.1" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+# -- interrupted, cut off
+
+
+async def test_an_interrupted_command_says_so_to_programs() -> None:
+    async with running("demo", "--json") as process:
+        assert process.stderr is not None
+        await asyncio.wait_for(process.stderr.readline(), 30)  # it has begun
+        process.send_signal(signal.SIGINT)
+        done = await finish(process)
+    assert done.code == 130
+    assert done.result == {"ok": False, "error": "interrupted"}
+    assert "Traceback" not in done.err
+
+
+async def written_to(descriptor: int, *arguments: str) -> tuple[int | None, str]:
+    """Exit code and stderr of a command whose stdout is `descriptor`, which is closed here."""
+    command = (sys.executable, "-m", "voicegw", *arguments)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdout=descriptor, stderr=asyncio.subprocess.PIPE)
+    finally:
+        os.close(descriptor)
+    _, err = await asyncio.wait_for(process.communicate(), 40)
+    return process.returncode, err.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+async def test_output_that_cannot_be_written_is_one_line() -> None:
+    code, err = await written_to(os.open("/dev/full", os.O_WRONLY), "diagram", "--json")
+    assert code == 1
+    assert err.splitlines()[-1] == "voicegw: the system: No space left on device"
+
+
+async def test_a_reader_that_has_read_enough_is_no_news() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert await written_to(writing, "diagram") == (1, "")
+
+
+def test_it_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(capfd, "--version").out == f"voicegw {importlib.metadata.version('voicegw')}\n"
+
+
+def test_a_fleet_key_is_for_people_or_for_programs(capfd: pytest.CaptureFixture[str]) -> None:
+    shown = call(capfd, "fleet", "key")
+    assert FleetKey.from_text(shown.out.strip()) != FleetKey.from_text(call(capfd, "fleet", "key").out.strip())
+    told = call(capfd, "fleet", "key", "--json")
+    assert FleetKey.from_text(told.result["key"])
+    assert told.err == ""

@@ -82,6 +82,12 @@ def test_the_allow_list_is_exact() -> None:
             parse_endpoint(endpoint, allowed)
 
 
+def test_what_is_no_host_name_is_not_allowed_by_another_that_is_none() -> None:
+    for endpoint in ("bad host:443", ":443", "voice_1:443"):
+        with pytest.raises(InvalidEndpoint, match="is no host name"):
+            parse_endpoint(endpoint, ("bad host", "", "voice_1", "127.0.0.1:443"))
+
+
 @given(st.text(max_size=60))
 def test_any_text_gives_discord_or_our_error(text: str) -> None:
     try:

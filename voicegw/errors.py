@@ -5,6 +5,7 @@
     |-- EventNotAllowed             a wish that the present state forbids; nothing has changed
     |-- UsedElsewhere               (RuntimeError) from another thread, event loop or process than the object's own
     |-- SignallingError             the main gateway did not, or could not, answer our join
+    |-- LoginRefused                Discord refuses the bot's login, or what the bot asks for
     |-- Kicked                      we were taken out of the channel
     |-- ConnectionFailed            (ConnectionError) no voice connection could be made
     |   |-- InvalidHandshake        TLS or the websocket upgrade was refused

@@ -61,11 +61,17 @@ class MainGateway:
     """Logs one bot in and signals for its voice clients; give it to each as `signalling`.
 
     `api` is the base URL of the REST API, `ca_pem` one more certificate authority: both for a Discord of your own.
+
+    Raises:
+        InvalidEndpoint: `api` is no URL of http or https.
+        CertificateRefused: `ca_pem` holds no certificate.
     """
 
     def __init__(self, token: str | Secret[str], *, api: str = DISCORD_API, ca_pem: bytes | None = None) -> None:
         self._token = token if isinstance(token, Secret) else Secret(token)
-        self._api = yarl.URL(api)
+        self._api = _url(api)
+        if self._api.scheme not in ("http", "https"):
+            raise InvalidEndpoint(f"{api!r} is not the base URL of a REST API, like {DISCORD_API}")
         self._tls = tls_context(ca_pem)
         self._session = LoginSession()
         self._receivers: list[SignallingReceiver] = []
@@ -174,10 +180,7 @@ class MainGateway:
 
     def _allowed(self, url: str) -> yarl.URL:
         """The gateway's URL, if the token may go there: Discord's own hosts, or the host of the API."""
-        try:
-            parsed = yarl.URL(url)
-        except ValueError:
-            parsed = yarl.URL()
+        parsed = _url(url)
         host = parsed.host or ""
         if parsed.scheme != "wss" or not (host == self._api.host or host.endswith(DISCORD_SUFFIX)):
             raise InvalidEndpoint(f"{host or 'nothing'} is not a gateway of Discord")
@@ -283,6 +286,15 @@ class MainGateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _url(text: str) -> yarl.URL:
+    """The empty URL for what is none, or has no host."""
+    with contextlib.suppress(ValueError):
+        url = yarl.URL(text)
+        if url.host:
+            return url
+    return yarl.URL()
 
 
 def _event_of(message: wire.MainMessage) -> LoginEvent | None:

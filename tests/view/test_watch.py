@@ -88,7 +88,7 @@ async def test_a_follower_hears_that_the_view_has_ended(
         (("a", "--demo"), 2, "not allowed"),
         (("missing.jsonl",), 1, "missing.jsonl"),
         ((str(Path(__file__)),), 1, "is not a flight record"),
-        (("http://127.0.0.1:1/",), 1, "cannot be followed"),
+        (("http://127.0.0.1:1/",), 1, "cannot be reached: Connection refused"),
     ],
 )
 def test_watch_says_what_is_wrong_in_one_line(

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import ssl
 from types import SimpleNamespace
-from typing import Any, NoReturn
 
 import aiohttp
 
+from voicegw.adapters.failures import translate
 from voicegw.adapters.system import THIS_SYSTEM, System
-from voicegw.errors import (
-    CertificateRefused,
-    ConnectionClosed,
-    ConnectionFailed,
-    InvalidHandshake,
-    MalformedFrame,
-    VoiceError,
-)
+from voicegw.errors import CertificateRefused, ConnectionClosed, InvalidHandshake, MalformedFrame
 from voicegw.secret import Secret
 
 MAX_FRAME_BYTES = 1 << 20
@@ -89,7 +81,7 @@ class VoiceWebSocket:
         except BaseException as error:
             await session.close()
             if isinstance(error, Exception):
-                _translate(error, peer)
+                translate(error, peer)
             raise
         return cls(session, socket)
 
@@ -153,27 +145,3 @@ async def _refuse_redirect(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
 ) -> None:
     raise InvalidHandshake("the voice server redirects to another host; not followed")
-
-
-def _translate(error: Exception, peer: str) -> NoReturn:
-    if isinstance(error, VoiceError):
-        raise error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = getattr(error.certificate_error, "verify_message", "not valid")
-        raise CertificateRefused(f"{peer}'s certificate was refused: {reason}") from error
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        raise InvalidHandshake(f"TLS with {peer} failed") from error
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        what = f"{peer} refused the websocket upgrade (HTTP {error.status})"
-        raise InvalidHandshake(what, error.status) from error
-    if isinstance(error, aiohttp.ClientError | OSError | TimeoutError):
-        raise ConnectionFailed(f"{peer} cannot be reached: {_brief(error)}") from error
-    raise error
-
-
-def _brief(error: BaseException) -> str:
-    inner: Any = getattr(error, "os_error", error)
-    number = getattr(inner, "errno", None)
-    if number is not None and number > 0:  # asyncio's own words name the call, not what happened
-        return os.strerror(number)
-    return getattr(inner, "strerror", None) or type(inner).__name__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -25,6 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """All commands."""
     parser = OneLineParser(prog="voicegw", description="The voice layer of Discord: call, record, draw and check.")
+    parser.add_argument("--version", action="store_true", help="say which version this is")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=OneLineParser)
     for add, run in (
         (demo.add, demo.run),
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 only where what was asked has happened."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if arguments.version:
+        print(f"voicegw {importlib.metadata.version('voicegw')}")
+        return 0
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
@@ -60,14 +66,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments, console)
     except VoiceError as error:
         return _failed(str(error), console)
+    except BrokenPipeError:  # whoever reads us, like `head`, has read enough
+        _speak_to_nobody()
+        return FAILED
     except OSError as error:
         return _failed(f"{error.filename or 'the system'}: {error.strerror or error}", console)
     except KeyboardInterrupt:
+        console.result({"ok": False, "error": "interrupted"})
         return INTERRUPTED
     return code
 
 
 def _failed(what: str, console: Console) -> int:
     print(f"voicegw: {what}", file=sys.stderr)
-    console.result({"ok": False, "error": what})
+    try:
+        console.result({"ok": False, "error": what})
+    except OSError:  # it is stdout itself that failed
+        _speak_to_nobody()
     return FAILED
+
+
+def _speak_to_nobody() -> None:
+    """What is left for stdout is dropped, so that the interpreter does not fail at its end to write it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

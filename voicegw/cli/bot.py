@@ -126,7 +126,7 @@ async def in_channel(arguments: argparse.Namespace, console: Console) -> AsyncIt
     from voicegw.client import VoiceClient
     from voicegw.main_gateway import DISCORD_API, MainGateway
 
-    token = Secret(os.environ.get(TOKEN, ""))
+    token = Secret(os.environ.get(TOKEN, "").strip())
     if not token.reveal():
         raise LoginRefused(f"no bot token; set {TOKEN}")
     ca_pem = arguments.ca.read_bytes() if arguments.ca else None

@@ -59,7 +59,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.what == "key":
         from voicegw.frozen import FleetKey
 
-        print(FleetKey.generate().to_text().reveal())
+        key = FleetKey.generate().to_text().reveal()
+        if not console.json:  # once is enough for a secret
+            console.say(key)
+        console.result({"ok": True, "key": key})
         return 0
     if importlib.util.find_spec("nats") is None:
         raise FleetError('a fleet needs NATS\'s client: pip install "voicegw[fleet]"')

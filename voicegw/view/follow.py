@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
+from voicegw.adapters.failures import translate
 from voicegw.errors import ConnectionFailed
 from voicegw.secret import Secret
 
@@ -39,5 +40,7 @@ async def follow(url: str) -> AsyncIterator[dict[str, Any]]:
             async for line in response.content:
                 if line.startswith(b"data: "):
                     yield json.loads(line[6:])
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ConnectionFailed(f"{where} cannot be followed: {error or type(error).__name__}") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        translate(error, f"the live view at {where}")
+    except ValueError as error:
+        raise ConnectionFailed(f"{where} does not speak as a live view") from error

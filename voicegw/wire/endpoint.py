@@ -55,6 +55,8 @@ def parse_endpoint(endpoint: str, allowed_hosts: Collection[str] = ()) -> Endpoi
     allowed = {_normal(name) for name in allowed_hosts}
     normal = _normal(host)
     discords = host.isascii() and normal.endswith(DISCORD_SUFFIX) and _NAME.match(normal)
+    if not normal:
+        raise InvalidEndpoint(f"{_shown(host)} is no host name")
     if normal not in allowed and not discords:
         raise InvalidEndpoint(
             f"{_shown(host)} is not a voice server of Discord; allowed_hosts permits a server of your own"
