@@ -70,4 +70,4 @@ class Listening:
         """All that was heard, the fading end after the last packet left out."""
         self.wait(0.5)
         assert not self.receiver.busy
-        return self.heard().removesuffix("x" * 6)
+        return self.heard().removesuffix("x" * 10)

@@ -110,15 +110,45 @@ def test_the_packets_of_these_tests_carry_copies() -> None:
 
 
 @covers("F103")
-def test_what_is_made_up_falls_silent_after_100_ms() -> None:
-    listening = Listening()
+@pytest.mark.parametrize("kind", ["voice", "music"])
+@pytest.mark.parametrize("behind", [False, True], ids=["nothing behind", "packets behind"])
+def test_what_is_made_up_fades_after_100_ms_and_is_silent_after_200(kind: str, behind: bool) -> None:
+    encoder = OpusEncoder()
+    packets = PACKETS if kind == "voice" else [encoder.encode(frame) for frame in VOICE]
+    listening, alone = Listening(), OpusDecoder()
     listening.receiver.map_ssrc(SSRC, ALICE)
-    say(listening, set(range(50, 75)))
-    made_up = [frame for frame in listening.frames if frame.provenance is Provenance.CONCEALED][:6]
-    loudness = [max(map(abs, memoryview(frame.pcm).cast("h"))) for frame in made_up]
-    assert [frame.slot - made_up[0].slot for frame in made_up] == list(range(6))
-    assert loudness[0] > 1000
-    assert max(map(abs, memoryview(made_up[5].pcm).cast("h")[-20:])) <= loudness[0] / 100
+    for number in range(50):
+        listening.take(number, packets[number])
+        alone.decode(packets[number])
+        listening.wait(0.02)
+    for number in range(75, 100) if behind else ():
+        listening.take(number, packets[number])
+    listening.wait(2.0)
+    made_up = [frame for frame in listening.frames if frame.provenance is Provenance.CONCEALED][:24]
+    assert [frame.slot - made_up[0].slot for frame in made_up] == list(range(24 if behind else 10))
+    guesses = [alone.conceal() for _ in range(10)]
+    assert [frame.pcm for frame in made_up[:5]] == guesses[:5]
+    for place, (frame, guess) in enumerate(zip(made_up[5:10], guesses[5:], strict=True)):
+        heard, unfaded = memoryview(frame.pcm).cast("h"), memoryview(guess).cast("h")
+        for at in range(0, 1920, 96):
+            level = 1 - (place + at / 1920) / 5
+            assert heard[at] == pytest.approx(unfaded[at] * level, abs=1 + abs(unfaded[at]) / 400)
+    assert not any(any(frame.pcm) for frame in made_up[10:])
+
+
+@covers("F103")
+def test_long_packets_that_are_lost_fade_as_soon_as_short_ones() -> None:
+    listening, chance = Listening(), random.Random(1)
+    listening.receiver.map_ssrc(SSRC, ALICE)
+    for number in range(20):  # 60 ms each
+        listening.take(number, bytes((0x18,)) + chance.randbytes(40))
+        listening.wait(0.06)
+    for number in range(28, 32):
+        listening.take(number, bytes((0x18,)) + chance.randbytes(40))
+    listening.wait(1.5)
+    made_up = [frame for frame in listening.frames if frame.provenance is Provenance.CONCEALED][:21]
+    assert [frame.slot - made_up[0].slot for frame in made_up] == list(range(21))  # the last packet has a copy
+    assert not any(any(frame.pcm) for frame in made_up[12:])
 
 
 # -- silence frames
@@ -153,7 +183,7 @@ def test_silence_that_the_server_puts_in_passes_end_to_end_encryption() -> None:
 
 @covers("F104")
 def test_after_five_frames_of_silence_nothing_is_made_up() -> None:
-    for count, guessed in ((5, 0), (0, 6)):
+    for count, guessed in ((5, 0), (0, 10)):
         listening = Listening()
         listening.receiver.map_ssrc(SSRC, ALICE)
         listening.say(*range(1, 11))
@@ -254,7 +284,7 @@ def test_a_decoder_that_goes_on_failing_is_replaced(monkeypatch: pytest.MonkeyPa
     listening.wait(0.5)
     stats = listening.receiver.stats[ALICE]
     assert (stats.undecodable, stats.decoder_resets) == (5, 1)
-    assert len(listening.heard()) == stats.slots == 20 + 6
+    assert len(listening.heard()) == stats.slots == 20 + 10
 
 
 # -- ciphertext

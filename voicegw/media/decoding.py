@@ -6,14 +6,19 @@ from typing import Final
 
 from voicegw.errors import NotAudio
 from voicegw.media.heard import HeardFrame, Provenance, UserStats
-from voicegw.media.jitter import Action, Turn
+from voicegw.media.jitter import FADE_SAMPLES, GUESS_SAMPLES, Action, Turn
 from voicegw.media.opus import FRAME_BYTES, OpusDecoder
 from voicegw.media.opus_packets import FRAME_SAMPLES
-from voicegw.media.pcm import cross_fade, fade_out
+from voicegw.media.pcm import cross_fade, fade
 
 RESET_AFTER_ERRORS: Final = 5
 
 _BYTES_PER_SAMPLE: Final = FRAME_BYTES // FRAME_SAMPLES
+
+
+def _level(made_up: int) -> float:
+    """How loud a guess is after so many samples of guessing."""
+    return min(1.0, max(0.0, 1.0 - (made_up - GUESS_SAMPLES) / FADE_SAMPLES))
 
 
 class StreamDecoder:
@@ -33,7 +38,7 @@ class StreamDecoder:
 
     def turn(self, turn: Turn, wants_pcm: bool) -> HeardFrame | None:
         """Take one turn; the frame of a slot that it completed. Nothing is raised."""
-        _, slot, action, provenance, packet, _, _, completes, _, missed = turn
+        _, slot, action, provenance, packet, _, _, completes, _, _, missed = turn
         if action is Action.END:
             self._decoder = None
             self._held, self._packets = b"", ()
@@ -81,7 +86,8 @@ class StreamDecoder:
             if action is Action.MUTE:
                 return bytes(turn.samples * _BYTES_PER_SAMPLE)
             pcm = self._decoding().conceal(turn.samples)
-            return fade_out(pcm) if action is Action.FADE else pcm
+            end = turn.made_up + turn.samples
+            return pcm if end <= GUESS_SAMPLES else fade(pcm, _level(turn.made_up), _level(end))
         except NotAudio:
             return self._failed(turn.samples)
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 LIMIT: Final = 50  # packets of 20 ms that may wait: 1 s
 LEAST_LIMIT: Final = 8
-CONCEAL_SLOTS: Final = 5  # then the guess fades
+GUESS_SAMPLES: Final = 5 * FRAME_SAMPLES  # then a guess fades
+FADE_SAMPLES: Final = 5 * FRAME_SAMPLES  # in that time
 RESTART_PACKETS, RESTART_SLOTS = 5, 3.0
 
 _SETTLE_SLOTS: Final = 25
@@ -29,8 +30,7 @@ class Action(Enum):
 
     DECODE = auto()  # `packet`
     RECOVER = auto()  # the packet before `following`, out of the copy in it
-    CONCEAL = auto()  # guess
-    FADE = auto()  # guess, down to nothing
+    CONCEAL = auto()  # guess, fainter the longer it takes
     MUTE = auto()  # nothing
     MERGE = auto()  # `packet` and `following` in the time of one
     GO_ON = auto()  # what an earlier packet still holds
@@ -38,7 +38,10 @@ class Action(Enum):
 
 
 class Turn(NamedTuple):
-    """One step of a decoder; the one that `completes` a slot brings its frame. The last two are as in `HeardFrame`."""
+    """One step of a decoder; the one that `completes` a slot brings its frame.
+
+    `made_up` is how many samples in a row were guessed before this one. The last two are as in `HeardFrame`.
+    """
 
     decoder: StreamDecoder
     slot: int
@@ -48,6 +51,7 @@ class Turn(NamedTuple):
     following: bytes = b""
     samples: int = FRAME_SAMPLES
     completes: bool = True
+    made_up: int = 0
     awaited: bool = False
     missed: int = 0
 
@@ -76,7 +80,7 @@ class JitterBuffer:
     """Puts one SSRC's packets in order and plays them by the clock; times are in slots of 20 ms.
 
     Sequence numbers are extended to whole numbers by nearest distance. A stream that speaks is `active`: `play` fills
-    its next `slot`. A late packet is awaited behind a guess, at most 100 ms; one whose turn has passed to a later one
+    its next `slot`. A late packet is awaited behind a guess, at most 200 ms; one whose turn has passed to a later one
     is dropped. The delay follows the measured jitter and the sender's clock: a slot is put in or left out, in
     silence where there is some. Packets far from where they should be make the stream begin anew there once five of
     them have come in a row.
@@ -120,7 +124,7 @@ class JitterBuffer:
         self._limit = LIMIT  # how many packets may wait
         self._ahead = 0  # samples beyond the slots that are filled
         self._waited = 0  # slots in a row that were filled because nothing was there
-        self._made_up = 0  # slots in a row that were guessed
+        self._made_up = 0  # samples in a row that were guessed
         self._settled = 0  # packets since the delay was corrected
         self._ended = False
         self._untouched = False  # nothing was played since speech began
@@ -332,7 +336,7 @@ class JitterBuffer:
 
     def _wait(self, slot: int) -> bool:
         """Nothing is there: late, lost, or the end."""
-        if self._ended or self._made_up > CONCEAL_SLOTS:
+        if self._ended or self._made_up >= GUESS_SAMPLES + FADE_SAMPLES:
             self._emit(Turn(self.decoder, slot, Action.END, completes=False))
             self._ahead = 0
             return False
@@ -341,11 +345,9 @@ class JitterBuffer:
         return True
 
     def _guess(self, slot: int, provenance: Provenance, samples: int = FRAME_SAMPLES, awaited: bool = False) -> None:
-        self._made_up += 1
-        action = Action.CONCEAL
-        if self._made_up > CONCEAL_SLOTS:
-            action = Action.FADE if self._made_up == CONCEAL_SLOTS + 1 else Action.MUTE
+        action = Action.CONCEAL if self._made_up < GUESS_SAMPLES + FADE_SAMPLES else Action.MUTE
         self._put(slot, action, provenance, samples, b"", b"", awaited)
+        self._made_up += samples
 
     def _put(
         self,
@@ -362,7 +364,8 @@ class JitterBuffer:
         missed = 0
         if self._missed and not awaited:
             missed, self._missed = self._missed, 0
-        turn = (self.decoder, slot, action, provenance, packet, following, samples, completes, awaited, missed)
+        made_up = self._made_up
+        turn = (self.decoder, slot, action, provenance, packet, following, samples, completes, made_up, awaited, missed)
         self._emit(tuple.__new__(Turn, turn))  # one a packet: three times as fast as Turn's own constructor
 
     # -- the delay

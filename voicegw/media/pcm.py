@@ -19,11 +19,11 @@ def mix(sounds: Sequence[bytes]) -> bytes:
     return array.array("h", total).tobytes()
 
 
-def fade_out(pcm: bytes) -> bytes:
-    """Stereo sound that falls to nothing in even steps."""
+def fade(pcm: bytes, begin: float, end: float) -> bytes:
+    """Stereo sound that goes evenly from one level (1.0 is unchanged) to another."""
     samples = array.array("h", pcm)
-    length = max(1, len(samples) // 2)
-    faded = (sample * (length - at // 2) // length for at, sample in enumerate(samples))
+    step = (end - begin) / max(1, len(samples) // 2)
+    faded = (int(sample * (begin + step * (at // 2 + 1))) for at, sample in enumerate(samples))
     return array.array("h", faded).tobytes()
 
 
