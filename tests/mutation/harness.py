@@ -48,6 +48,7 @@ ASKED = (
     "tests/test_receiver.py",
     "tests/test_replay.py",
     "tests/test_sender.py",
+    "tests/test_sender_lease.py",
     "tests/test_session.py",
     "tests/test_session_closes.py",
     "tests/test_session_dave.py",

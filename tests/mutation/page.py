@@ -42,9 +42,9 @@ come in this order, so "golden runs" says that no story of the core did:
 
 Tests with real sockets are not asked: a busy machine must not kill a mutant. Nor is anything that compares drawings.
 The figures are those of the last run of each kind in each table and module; what had survived was shown again to the
-tests that were written for it. `.ci/nightly` holds rows, guards, deadlines and the modules below to them. Not done are
-`voicegw/media/sender.py` and, of the tables, targets, effects and their order: they are tried by hand, what survives of
-them has not all been looked at yet, and it is no part of the figures.
+tests that were written for it. `.ci/nightly` holds rows, guards, deadlines and the modules below to them. Not done are,
+of the tables, targets, effects and their order: they are tried by hand, what survives of them has not all been looked
+at yet, and it is no part of the figures.
 """
 KIND_TEXTS = {
     "row": "a row removed",
