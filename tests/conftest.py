@@ -63,10 +63,8 @@ async def make_client() -> AsyncIterator[MakeClient]:
     made: list[VoiceClient] = []
 
     def make(server: VoiceServer, user_id: int, **options: Any) -> VoiceClient:
-        options.setdefault("signalling", LocalSignalling(server, user_id))
-        options.setdefault("ca_pem", server.ca_pem)
-        options.setdefault("allowed_hosts", (server.host,))
-        client = VoiceClient(user_id=user_id, guild_id=GUILD, allow_private_media=True, **options)
+        chosen = {"signalling": LocalSignalling(server, user_id), **server.trust, **options}
+        client = VoiceClient(user_id=user_id, guild_id=GUILD, **chosen)
         made.append(client)
         return client
 

@@ -49,15 +49,7 @@ def login(server: VoiceServer, token: str = TOKEN) -> MainGateway:
 
 
 def client_of(server: VoiceServer, gateway: MainGateway, **options: Any) -> VoiceClient:
-    return VoiceClient(
-        user_id=gateway.user_id,
-        guild_id=GUILD_ID,
-        signalling=gateway,
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
-        **options,
-    )
+    return VoiceClient(user_id=gateway.user_id, guild_id=GUILD_ID, signalling=gateway, **server.trust, **options)
 
 
 async def test_a_bot_logs_in_joins_and_moves(server: VoiceServer) -> None:
@@ -167,14 +159,7 @@ def place(server: VoiceServer, tmp_path: Path, *arguments: str, guild: int | str
 
 
 async def listener(server: VoiceServer) -> tuple[VoiceClient, MeasuringSink]:
-    client = VoiceClient(
-        user_id=BOB,
-        guild_id=GUILD_ID,
-        signalling=LocalSignalling(server, BOB),
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
-    )
+    client = VoiceClient(user_id=BOB, guild_id=GUILD_ID, signalling=LocalSignalling(server, BOB), **server.trust)
     await client.connect(CHANNEL_IDS[0])
     return client, MeasuringSink()
 

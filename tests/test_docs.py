@@ -66,9 +66,8 @@ async def test_the_readmes_bot_plays_and_records(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    local: dict[str, Any] = {"ca_pem": server.ca_pem, "allowed_hosts": (server.host,), "allow_private_media": True}
     names = {name: getattr(voicegw, name) for name in voicegw.__all__}
-    names["VoiceClient"] = lambda **options: voicegw.VoiceClient(**options, **local)
+    names["VoiceClient"] = lambda **options: voicegw.VoiceClient(**options, **server.trust)
     names["open_source"] = lambda name: LimitedSource(voicegw.open_source(str(SONG)), 0.5)
     namespace: dict[str, Any] = {"voicegw": types.SimpleNamespace(**names)}
     exec(compile(EXAMPLES[0].replace("import voicegw\n", ""), "README.md", "exec"), namespace)

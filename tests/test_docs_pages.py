@@ -208,8 +208,7 @@ async def test_the_program_without_a_framework_runs(
 @pytest.mark.loopback
 async def test_a_framework_that_is_not_on_the_list_can_join(server: VoiceServer, make_client: MakeClient) -> None:
     _, program = blocks("frameworks/plain.md")
-    local: dict[str, Any] = {"ca_pem": server.ca_pem, "allowed_hosts": (server.host,), "allow_private_media": True}
-    names = types.SimpleNamespace(VoiceClient=lambda **options: voicegw.VoiceClient(**options, **local))
+    names = types.SimpleNamespace(VoiceClient=lambda **options: voicegw.VoiceClient(**options, **server.trust))
     namespace: dict[str, Any] = {"voicegw": names}
     exec(compile(program, "plain.md", "exec"), namespace)
     client = await namespace["join"](Bot(server, ALICE), GUILD, CHANNEL)

@@ -37,14 +37,7 @@ TOKEN = f"{ALICE}.a-token"
 @asynccontextmanager
 async def somebody(server: VoiceServer) -> AsyncIterator[tuple[VoiceClient, MeasuringSink]]:
     """Another user in the first channel."""
-    client = VoiceClient(
-        user_id=BOB,
-        guild_id=GUILD_ID,
-        signalling=LocalSignalling(server, BOB),
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
-    )
+    client = VoiceClient(user_id=BOB, guild_id=GUILD_ID, signalling=LocalSignalling(server, BOB), **server.trust)
     async with client:
         sink = MeasuringSink()
         client.listen(sink)

@@ -264,9 +264,7 @@ async def test_a_client_without_a_lease_does_nothing_but_can_be_frozen(server: V
         user_id=ALICE,
         guild_id=GUILD,
         signalling=LocalSignalling(server, ALICE),
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
+        **server.trust,
     )
     await client.connect(CHANNEL)
     leased = False

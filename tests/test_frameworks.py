@@ -117,8 +117,7 @@ class Protocol:
 
 def connected_class(server: VoiceServer) -> type:
     """A framework's voice client for a local server."""
-    options = {"ca_pem": server.ca_pem, "allowed_hosts": (server.host,), "allow_private_media": True}
-    return type("Voice", (GuildVoiceClient, Protocol), {"options": options})
+    return type("Voice", (GuildVoiceClient, Protocol), {"options": server.trust})
 
 
 class AudioSource:

@@ -252,11 +252,9 @@ async def test_two_hundred_calls_can_be_found_and_watched(view: View, page: Page
                 user_id=number,
                 guild_id=GUILD + number,
                 signalling=LocalSignalling(server, number),
-                ca_pem=server.ca_pem,
-                allowed_hosts=(server.host,),
-                allow_private_media=True,
                 policy="allow",
                 system=system,
+                **server.trust,
             )
             for number in range(1, MANY + 1)
         ]

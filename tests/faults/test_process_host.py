@@ -161,8 +161,8 @@ from voicegw.server import LocalSignalling, VoiceServer
 async def main():
     server = VoiceServer()
     await server.start()
-    options = {"ca_pem": server.ca_pem, "allowed_hosts": ["127.0.0.1"], "allow_private_media": True}
-    clients = [VoiceClient(user_id=n, guild_id=7, signalling=LocalSignalling(server, n), **options) for n in (1, 2)]
+    options = [{"user_id": n, "signalling": LocalSignalling(server, n), **server.trust} for n in (1, 2)]
+    clients = [VoiceClient(guild_id=7, **option) for option in options]
     for client in clients:
         await client.connect(9)
     await clients[0].wait_for(lambda: clients[0].privacy_code != "")

@@ -36,14 +36,7 @@ def framework(adapter: str) -> Framework:
 @asynccontextmanager
 async def somebody(server: VoiceServer) -> AsyncIterator[tuple[VoiceClient, MeasuringSink]]:
     """Another user in the first channel, who speaks all the time."""
-    client = VoiceClient(
-        user_id=OTHER,
-        guild_id=GUILD_ID,
-        signalling=LocalSignalling(server, OTHER),
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
-    )
+    client = VoiceClient(user_id=OTHER, guild_id=GUILD_ID, signalling=LocalSignalling(server, OTHER), **server.trust)
     async with client:
         sink = MeasuringSink()
         client.listen(sink)

@@ -81,14 +81,7 @@ async def stage(
         server.main_gateway.full.add(CHANNEL_IDS[1])
         ca = tmp_path / "ca.pem"
         ca.write_bytes(server.ca_pem)
-        other = VoiceClient(
-            user_id=OTHER,
-            guild_id=GUILD_ID,
-            signalling=LocalSignalling(server, OTHER),
-            ca_pem=server.ca_pem,
-            allowed_hosts=(server.host,),
-            allow_private_media=True,
-        )
+        other = VoiceClient(user_id=OTHER, guild_id=GUILD_ID, signalling=LocalSignalling(server, OTHER), **server.trust)
         sink = MeasuringSink()
         call = {
             "plan": plan,

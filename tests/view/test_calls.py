@@ -164,13 +164,7 @@ async def test_calls_of_other_threads_are_shown_too(system: System, view: View) 
     async def elsewhere() -> None:
         async with VoiceServer() as server:
             client = VoiceClient(
-                user_id=ALICE,
-                guild_id=GUILD,
-                signalling=LocalSignalling(server, ALICE),
-                ca_pem=server.ca_pem,
-                allowed_hosts=(server.host,),
-                allow_private_media=True,
-                system=system,
+                user_id=ALICE, guild_id=GUILD, signalling=LocalSignalling(server, ALICE), system=system, **server.trust
             )
             async with client:
                 await client.connect(CHANNEL)

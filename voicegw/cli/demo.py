@@ -122,14 +122,7 @@ async def hold_call(source: Source, sink: Sink, console: Console) -> Call:
     async with VoiceServer() as server:
         console.say(f"voice server on wss://{server.endpoint} and UDP port {server.udp_port}, E2EE required")
         player, listener = (
-            VoiceClient(
-                user_id=user_id,
-                guild_id=GUILD,
-                signalling=LocalSignalling(server, user_id),
-                ca_pem=server.ca_pem,
-                allowed_hosts=(server.host,),
-                allow_private_media=True,
-            )
+            VoiceClient(user_id=user_id, guild_id=GUILD, signalling=LocalSignalling(server, user_id), **server.trust)
             for user_id in (PLAYER, LISTENER)
         )
         async with player, listener:

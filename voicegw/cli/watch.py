@@ -135,10 +135,8 @@ async def talking(server: VoiceServer, user_id: int) -> AsyncIterator[VoiceClien
         user_id=user_id,
         guild_id=GUILD,
         signalling=LocalSignalling(server, user_id),
-        ca_pem=server.ca_pem,
-        allowed_hosts=(server.host,),
-        allow_private_media=True,
         keep_flight_record=True,
+        **server.trust,
     ) as client:
         await client.connect(CHANNEL)
         client.listen(lambda frame: None)

@@ -276,9 +276,7 @@ class Trial:
             user_id=LISTENERS + number,
             guild_id=guild_id,
             signalling=LocalSignalling(self.server, LISTENERS + number),
-            ca_pem=self.server.ca_pem,
-            allowed_hosts=(self.server.host,),
-            allow_private_media=True,
+            **self.server.trust,
         )
         self.listeners.append(listener)
         self._listen(listener, bot_id)

@@ -8,7 +8,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from aiohttp import web
 
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 RECORDS = 50_000
 MAX_FRAME_BYTES = 1 << 20
+
+
+class Trust(TypedDict):
+    """Options of a `VoiceClient`: an authority of our own, a host that is not Discord's, addresses of this machine."""
+
+    ca_pem: bytes
+    allowed_hosts: tuple[str, ...]
+    allow_private_media: bool
 
 
 class VoiceServer:
@@ -144,6 +152,11 @@ class VoiceServer:
     def endpoint(self) -> str:
         """host:port, as VOICE_SERVER_UPDATE would name it."""
         return f"{self.name}:{self._port}"
+
+    @property
+    def trust(self) -> Trust:
+        """What a `VoiceClient` must be told to call it: `VoiceClient(..., **server.trust)`."""
+        return {"ca_pem": self.ca_pem, "allowed_hosts": (self.name,), "allow_private_media": True}
 
     @property
     def api(self) -> str:
