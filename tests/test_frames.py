@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.conftest import VECTORS
@@ -249,6 +249,7 @@ FIELDS = st.sampled_from(
 
 
 @given(st.integers(0, 40), st.dictionaries(FIELDS, JSON) | JSON, JSON)
+@example(4, {"secret_key": [1]}, "\N{GRINNING FACE}")
 def test_any_fields_give_a_message_or_our_error(op: int, d: object, seq: object) -> None:
     try:
         message = frames.decode_text(json.dumps({"op": op, "d": d, "seq": seq}))

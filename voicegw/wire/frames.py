@@ -149,7 +149,8 @@ def read_envelope(text: str | Secret[str]) -> dict[str, Any]:
     try:
         data = _DECODER.decode(_bare(text))
         if "\\ud" in _bare(text).lower():
-            json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            # Half of a surrogate pair is no text; what is sealed already is none that could have one.
+            json.dumps(data, ensure_ascii=False, default=repr).encode()
     except MalformedFrame as error:
         wrong = str(error)
     except (ValueError, RecursionError):
