@@ -25,9 +25,13 @@ class Injected(Exception):
     """Thrown into an await from outside."""
 
 
+async def stepped(work: Any, suspended: Callable[[int], BaseException | None]) -> Any:
+    """Await a coroutine; before its nth suspension `suspended(n)` may give an exception to be thrown there."""
+    return await _driven(work, suspended)
+
+
 @types.coroutine
-def stepped(work: Any, suspended: Callable[[int], BaseException | None]) -> Generator[Any, Any, Any]:
-    """Drive a coroutine; before its nth suspension `suspended(n)` may give an exception to be thrown there."""
+def _driven(work: Any, suspended: Callable[[int], BaseException | None]) -> Generator[Any, Any, Any]:
     number = 0
     try:
         waits = work.send(None)

@@ -22,13 +22,15 @@ import random
 import weakref
 from asyncio import base_events, sslproto
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from voicegw.errors import VoiceError
 
 if TYPE_CHECKING:
     from voicegw.testing.network import Network
+
+T = TypeVar("T")
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("PROCESS", default=None)
 
@@ -128,7 +130,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._steps_here = 0
         self._tasks_made = itertools.count(1)
         self.set_exception_handler(VirtualLoop._note_problem)
-        self.set_task_factory(VirtualLoop._make_task)
 
     # -- time
 
@@ -190,14 +191,15 @@ class VirtualLoop(base_events.BaseEventLoop):
         ready = self._ready
         scheduled = self._scheduled
         while scheduled and scheduled[0]._when <= now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            if handle._cancelled:
+            timer = heapq.heappop(scheduled)
+            timer._scheduled = False
+            if timer._cancelled:
                 self._timer_cancelled_count -= 1
             else:
-                ready.append(handle)
+                ready.append(timer)
         batch = self.schedule.order(ready) if len(ready) > 1 else tuple(ready)
         ready.clear()
+        handle: asyncio.Handle | None
         for handle in batch:
             if handle._cancelled:
                 continue
@@ -205,11 +207,12 @@ class VirtualLoop(base_events.BaseEventLoop):
                 continue
             self.steps += 1
             self._steps_here += 1
-            if self.before_step is not None:
-                task = _task_of(handle)
-                if task is not None:
-                    self.before_step(task, _process_of(handle))
+            if self.before_step is not None and (task := _task_of(handle)) is not None:
+                self.before_step(task, _process_of(handle))
+                del task
             handle._run()
+        del batch
+        handle = None  # an exception may keep this frame, which must not keep the task that raised it
         if self._steps_here > STEPS_AT_ONE_TIME:
             raise Endless(f"{self._steps_here} steps at {self.now:.6f} s")
 
@@ -247,6 +250,12 @@ class VirtualLoop(base_events.BaseEventLoop):
             self._ready.extend(timers)
 
     # -- what asyncio asks of a loop
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, **options: Any
+    ) -> asyncio.Task[T]:
+        """As asyncio's; tasks are named by the loop, not by a counter of the process, so that runs can be repeated."""
+        return super().create_task(coro, name=name or f"Task-{next(self._tasks_made)}", **options)
 
     def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's; only virtual sockets have something to read."""
@@ -342,15 +351,6 @@ class VirtualLoop(base_events.BaseEventLoop):
     def _of_network(self) -> Network:
         assert self.network is not None, "this loop has no network"
         return self.network
-
-    @staticmethod
-    def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        """Tasks are named by the loop, not by a counter of the whole process, so that runs can be repeated."""
-        assert isinstance(loop, VirtualLoop)
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-        if options.get("name") is None:
-            task.set_name(f"Task-{next(loop._tasks_made)}")
-        return task
 
     @staticmethod
     def _note_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
