@@ -155,7 +155,13 @@ def test_a_quiet_hour_is_told_in_a_few_lines_and_an_end_with_its_code(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "no JSON", '{"voicegw": 2}', '{"voicegw": 1}', '{"voicegw": 1, "options": {}}']
+    "text",
+    [
+        *("", "[]", "[" * 100_000, "no JSON"),
+        *('{"voicegw": 2}', '{"voicegw": 1}', '{"voicegw": 1, "options": {}}'),
+        '{"voicegw": 1, "options": {}, "user_id": 1e999}',
+    ],
+    ids=range(8),
 )
 def test_another_file_is_no_record(tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "file"

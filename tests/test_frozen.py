@@ -101,6 +101,12 @@ def test_every_byte_counts() -> None:
             FrozenCall.from_bytes(data[:length], KEY)
 
 
+@pytest.mark.parametrize("head", [b"[" * 1024, b'{"voicegw_frozen": 1e999, "key": "1", "guild": "1", "user": "1"}'])
+def test_any_head_gives_a_call_or_our_error(head: bytes) -> None:
+    with pytest.raises(FrozenCallError, match="no frozen call"):
+        FrozenCall.from_bytes(head, KEY)
+
+
 @pytest.mark.parametrize("name", ["guild", "user"])
 def test_a_document_is_nobody_elses(name: str) -> None:
     line, _, sealed = CALL.to_bytes(KEY).partition(b"\n")

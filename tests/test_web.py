@@ -18,7 +18,7 @@ from voicegw.media.ogg import OggOpusWriter
 from voicegw.media.opening import open_url
 from voicegw.media.opus import OpusEncoder
 from voicegw.media.opus_files import OggOpusSource, WebmOpusSource
-from voicegw.media.sources import Source, ToneSource
+from voicegw.media.sources import LimitedSource, Source, ToneSource
 from voicegw.media.web import WebStream
 
 pytestmark = pytest.mark.loopback
@@ -217,6 +217,33 @@ async def test_an_async_iterator_is_asked_a_second_ahead_and_no_further() -> Non
             await asyncio.sleep(0)
     assert found == PACKETS * 4
     source.close()
+
+
+async def test_a_limited_async_iterator_is_asked_and_ended_through_the_limit() -> None:
+    closed = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            for packet in PACKETS:
+                yield packet
+                await asyncio.sleep(0)  # it has nothing for a while, again and again
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    source = LimitedSource(AsyncIteratorSource(pieces(), is_opus=True), 0.06)
+    more = asyncio.Event()
+    source.bind(more.set)
+    found: list[bytes] = []
+    while (frame := source.read()) != b"":
+        if frame is None:
+            more.clear()
+            await more.wait()
+            continue
+        found.append(frame)
+    assert found == PACKETS[:3]
+    source.abort()
+    await asyncio.wait_for(closed.wait(), 20)
 
 
 def test_an_ogg_stream_passes_too(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def parse_record(text: str, name: str = "this") -> Record:
             ),
             dropped=int(head["dropped"]),
         )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise NotARecord(f"{name} is not a flight record") from error
 
 

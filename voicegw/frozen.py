@@ -132,7 +132,7 @@ class FrozenCall:
             head = json.loads(line[:MOST_HEAD_BYTES])
             version, key_id = int(head["voicegw_frozen"]), str(head["key"])
             guild_id, user_id = int(head["guild"]), int(head["user"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FrozenCallError("this is no frozen call") from error
         if version > FORMAT:
             raise FrozenCallTooNew(
@@ -152,7 +152,7 @@ class FrozenCall:
             ) from error
         try:
             return cls(user_id=user_id, guild_id=guild_id, **_read(json.loads(body.reveal(), object_hook=_revived)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise FrozenCallError(
                 "this frozen call is sealed as it should be, but not written as it should be"
             ) from error

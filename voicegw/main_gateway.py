@@ -47,7 +47,7 @@ from voicegw.errors import (
 )
 from voicegw.events import DeadlinePassed, SocketClosed, SocketFailed, SocketOpened, SocketRefused
 from voicegw.secret import Secret
-from voicegw.signalling import SignallingReceiver
+from voicegw.signalling import SignallingReceiver, snowflake_of
 from voicegw.wire import main_gateway as wire
 from voicegw.wire.payloads import HeartbeatAcked, HeartbeatRequested, HelloReceived
 
@@ -315,9 +315,9 @@ def _event_of(message: wire.MainMessage) -> LoginEvent | None:
         case wire.DISPATCH if message.event == "RESUMED":
             return LoginResumed()
         case wire.DISPATCH if message.event == "READY":
-            user_id = str(wire.need(wire.need(message.data, "user"), "id"))
-            if not user_id.isdecimal():
+            user_id = snowflake_of(wire.need(wire.need(message.data, "user"), "id"))
+            if user_id is None:
                 raise MalformedFrame("a READY without a user id")
             session_id = Secret(str(wire.need(message.data, "session_id")))
-            return LoginAccepted(int(user_id), session_id, str(message.data.get("resume_gateway_url") or ""))
+            return LoginAccepted(user_id, session_id, str(message.data.get("resume_gateway_url") or ""))
     return None

@@ -41,6 +41,7 @@ class VoiceFlags:
 
 
 NO_FLAGS = VoiceFlags()
+SNOWFLAKE_DIGITS = 20  # of 64 bit
 
 
 def flags_of(data: Mapping[str, Any]) -> VoiceFlags:
@@ -56,9 +57,9 @@ def flags_of(data: Mapping[str, Any]) -> VoiceFlags:
 
 def snowflake_of(value: object) -> int | None:
     """An id as Discord writes it, a string of digits, or an int; None for everything else."""
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if isinstance(value, str) and value.isdecimal() else None
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= SNOWFLAKE_DIGITS else None
 
 
 class SignallingReceiver(Protocol):

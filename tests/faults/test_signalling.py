@@ -208,14 +208,14 @@ def test_what_cannot_be_read_is_counted_and_ignored(phase: str) -> None:
     client = client_of(world)
     before = (world.states, world.timers, len(world.heard))
     ours = {"guild_id": str(GUILD), "user_id": str(USER), "session_id": "ours"}
-    unreadable: list[object] = ["", "general", [], 1.5]
+    unreadable: list[object] = ["", "general", [], 1.5, True, "9" * 5000]
     for channel_id in unreadable:
         client.voice_state_update({**ours, "channel_id": channel_id})
     client.voice_state_update({**ours, "channel_id": str(CHANNEL), "session_id": None})
     for server in ({"token": 7, "endpoint": "x.discord.media"}, {"token": "t", "endpoint": 7}, {"endpoint": "x"}):
         client.voice_server_update({"guild_id": str(GUILD), **server})
     assert (world.states, world.timers, len(world.heard)) == before
-    assert world.session.shared.counters["malformed voice states"] == 5
+    assert world.session.shared.counters["malformed voice states"] == 7
     assert world.session.shared.counters["malformed voice servers"] == 3
 
 

@@ -33,5 +33,5 @@ async def get_json(url: yarl.URL, token: Secret[str], tls: ssl.SSLContext) -> tu
         translate(error, str(url.host))
     try:
         return answer.status, json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return answer.status, None

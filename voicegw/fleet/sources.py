@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from voicegw.fleet.bus import Bus
 
 FETCH_S: Final = 30.0
-SPOOLED_BYTES: Final = 8 << 20
 ASKED: Final = "asked for by a bot"  # the kind of what a worker plays, in a frozen call
 
 

@@ -167,11 +167,6 @@ def _load_opus() -> OpusLibrary:
     return OpusLibrary(path, version().decode("ascii", "replace"), handle)
 
 
-def opus_version() -> str:
-    """libopus's own version string, such as "libopus 1.5.2". Raises OpusNotFound."""
-    return load_opus().version
-
-
 def _function(library: OpusLibrary, name: str, *argtypes: Any) -> Any:
     # Indexing makes a function object of our own; attribute access would share opuslib's, with its argtypes.
     function = library.handle[name]

@@ -163,10 +163,22 @@ class LimitedSource:
 
     def read(self) -> bytes | None:
         """The next 20 ms, b"" at the end. NotAudio where the source turns out to be damaged."""
-        if self._left <= 0:
-            return b""
-        self._left -= 1
-        return self._source.read()
+        frame = self._source.read() if self._left > 0 else b""
+        if frame is not None:
+            self._left -= 1
+        return frame
+
+    def bind(self, on_more: Callable[[], None]) -> None:
+        """As the other source's; nothing where that one never gives None."""
+        bind = getattr(self._source, "bind", None)
+        if bind is not None:
+            bind(on_more)
+
+    def abort(self) -> None:
+        """End a `read` of another thread, where the other source can."""
+        abort = getattr(self._source, "abort", None)
+        if abort is not None:
+            abort()
 
     def seek(self, seconds: float) -> None:
         """Go to `seconds` from the start. SourceFailed where the other source cannot."""

@@ -255,10 +255,6 @@ class VoiceServer:
         """Send anything to a member's UDP socket."""
         self.relay.send(self.session(user_id), data)
 
-    def end_session(self, user_id: int) -> None:
-        """Forget a member's session, as after a leave on the main gateway."""
-        self._forget(self.session(user_id))
-
     async def disconnect(self, user_id: int, code: int = 4014) -> None:
         """Take a member out: its session ends, its websocket is closed with `code`."""
         await self._expel(self.session(user_id), code)

@@ -123,7 +123,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.now = begin_s
         self.problems: list[str] = []
         self.before_step: Callable[[asyncio.Task[Any], Process | None], None] | None = None
-        self.readers: dict[int, asyncio.Handle] = {}
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._held: dict[Process, list[asyncio.Handle]] = {}

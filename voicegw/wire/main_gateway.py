@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from voicegw.errors import MalformedFrame
 from voicegw.secret import Secret
@@ -18,7 +18,6 @@ from voicegw.wire.frames import read_envelope
 DISPATCH, HEARTBEAT, IDENTIFY, VOICE_STATE, RESUME = 0, 1, 2, 4, 6
 RECONNECT, INVALID_SESSION, HELLO, HEARTBEAT_ACK = 7, 9, 10, 11
 GUILDS, GUILD_VOICE_STATES = 1 << 0, 1 << 7
-QUERY: Final = "?v=10&encoding=json"
 
 
 @dataclass(frozen=True, slots=True)
