@@ -253,7 +253,7 @@ def _record() -> bytes:
     seen = [0]
 
     def step(transition: Transition) -> None:
-        world._note(transition)
+        world.trace.append(transition)
         recorder.step(transition)
 
     def note(event: Event | Stamped) -> None:

@@ -46,6 +46,8 @@ class Options:
     deadlines: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.deadlines:
+            return
         known = {name for machine in table_names() for name in load_table(machine).deadlines}
         for name, seconds in self.deadlines.items():
             if name not in known:

@@ -148,7 +148,8 @@ def flattened(table: Table) -> Table:
     for transition in transitions:
         pair = (transition.state, transition.event)
         pairs[pair] = (*pairs.get(pair, ()), transition)
-    return replace(table, transitions=transitions, _by_pair=pairs)
+    enabled = {leaf: frozenset(event for state, event in pairs if state == leaf) for leaf in table.states}
+    return replace(table, transitions=transitions, _by_pair=pairs, _enabled=enabled)
 
 
 class _Reader:

@@ -7,6 +7,7 @@ That costs a session a few slots and an event some 2 µs, and nothing of a sessi
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, ClassVar, Protocol
 
 import transitions
@@ -66,7 +67,10 @@ class TableState(transitions.State):
 
 
 class TableTransition(transitions.Transition):
-    """One row for one leaf, with the row it was made from."""
+    """One row for one leaf, with that row, and with the states that it leaves and enters if it moves."""
+
+    left: TableState
+    entered: TableState
 
     def __init__(self, *args: Any, row: Transition, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,19 +90,17 @@ class TableEvent(transitions.Event):
         """The `Transition` that was taken; None where every guard said no."""
         event = args[0]
         rows: list[Any] = self.transitions[model.state]
-        states: Any = self.machine.states
         for transition in rows:
             if transition.question is not None and getattr(model, transition.question)(event) != transition.wanted:
                 continue
             for effect in transition.before:
                 getattr(model, effect)(event)
             if transition.dest is not None:
-                left, entered = states[transition.source], states[transition.dest]
-                if left.deadline is not None:
-                    model.cancel(left.deadline.name)
+                if transition.left.deadline is not None:
+                    model.cancel(transition.left.deadline.name)
                 model.state = transition.dest
-                if entered.deadline is not None:
-                    entered.come(model)
+                if transition.entered.deadline is not None:
+                    transition.entered.come(model)
             return transition.row
         return None
 
@@ -121,8 +123,12 @@ class Engine:
             initial=table.initial,
             auto_transitions=False,
         )
-        self._triggers = {name: event.trigger for name, event in self.machine.events.items()}
-        self._decided = frozenset((row.state, row.event) for row in table.transitions)
+        for event in self.machine.events.values():
+            for transition in itertools.chain.from_iterable(event.transitions.values()):
+                if transition.dest is not None:
+                    transition.left = self.machine.states[transition.source]
+                    transition.entered = self.machine.states[transition.dest]
+        self._decided = {(row.state, row.event): self.machine.events[row.event].trigger for row in table.transitions}
 
     def fire(self, session: EngineSession, event: Any) -> Transition | None:
         """Take the first row of (session's state, `event.name`) whose guard agrees; None where there is no row.
@@ -131,12 +137,13 @@ class Engine:
             EventNotAllowed: the table refuses the event in this state; nothing has changed.
         """
         name: str = event.name
-        if (session.state, name) not in self._decided:
+        trigger = self._decided.get((session.state, name))
+        if trigger is None:
             if self.table.otherwise(name) == REFUSE:
                 raise EventNotAllowed(name, session.state)
             session.ignored(event)
             return None
-        taken: Transition | None = self._triggers[name](session, event)
+        taken: Transition | None = trigger(session, event)
         return taken
 
 

@@ -152,6 +152,8 @@ class Table:
     resources: tuple[Resource, ...] = ()
     transitions: tuple[Transition, ...] = ()
     _by_pair: Mapping[tuple[str, str], tuple[Transition, ...]] = field(default_factory=dict, repr=False)
+    _enabled: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    _closes: dict[int | None, CloseCode] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ class Table:
 
     def enabled(self, state: str) -> frozenset[str]:
         """The events that have a row in `state`."""
-        return frozenset(event for leaf, event in self._by_pair if leaf == state)
+        return self._enabled.get(state, frozenset())
 
     def rows_for(self, state: str, event: str) -> tuple[Transition, ...]:
         """What is tried, top down, when `event` comes in `state`."""
@@ -184,6 +186,9 @@ class Table:
         Raises:
             TableError: no entry covers the code.
         """
+        known = self._closes.get(code)
+        if known is not None:
+            return known
         best: tuple[int, CloseCode] | None = None
         for entry in self.close_codes:
             width = entry.width(code)
@@ -191,4 +196,4 @@ class Table:
                 best = (width, entry)
         if best is None:
             raise TableError(f"{self.machine}: no entry for close code {code}")
-        return best[1]
+        return self._closes.setdefault(code, best[1])

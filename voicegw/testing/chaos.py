@@ -6,7 +6,7 @@ import hashlib
 import operator
 import random
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -51,6 +51,7 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
+from voicegw.session import Transition
 from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import Violation
 from voicegw.testing.plan import WAIT, WAITS_S, Plan, plan_of
@@ -94,9 +95,12 @@ ANSWERS = (
     "SendTransitionReady",
     "DrainStream",
 )
-SESSION_BEGINS = (SendIdentify, SendResume)
+SESSION_BEGINS = frozenset({SendIdentify, SendResume})
 RESUMABLE = (None, 1000, 1001, 1005, 1006, 1011, 1012, 4013, 4015)
 CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
+
+
+Row = tuple[str, int, str, str]
 
 
 @dataclass(slots=True)
@@ -104,7 +108,7 @@ class Run:
     """What one plan brought; `violation` is None where all invariants held and the call came to ready or to its end.
 
     `voice_sessions` is how often the call identified or resumed at a voice server. `rows` are the rows that were taken,
-    as (machine, row, state before, state after).
+    as (machine, row, state before, state after), `last` the last of all steps.
     """
 
     plan: Plan
@@ -112,10 +116,10 @@ class Run:
     virtual_s: float = 0.0
     voice_sessions: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    rows: set[tuple[str, int, str, str]] = field(default_factory=set)
+    rows: set[Row] = field(default_factory=set)
     trace_hash: str = ""
     violation: str | None = None
-    tail: list[str] = field(default_factory=list)
+    last: deque[Transition] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     story: list[str] = field(default_factory=list)
 
     @property
@@ -127,6 +131,14 @@ class Run:
     def kind(self) -> str | None:
         """The id of the invariant that does not hold."""
         return None if self.violation is None else self.violation[:3]
+
+    @property
+    def tail(self) -> list[str]:
+        """The end of the trace, in lines for people."""
+        return [
+            f"{step.at - World.BEGIN:9.3f} {step.machine} {step.before} --{step.event}--> {step.after} (row {step.row})"
+            for step in self.last
+        ]
 
 
 class Chaos:
@@ -207,23 +219,21 @@ class Chaos:
     def fold(self) -> None:
         """Put what the world has kept into the trace hash and let it go, for runs that are long."""
         world, run = self.world, self.run
-        rows = [(step.machine, step.row, step.before, step.after) for step in world.trace]
-        steps = "\n".join([_told.get(row) or _tell(row) for row in rows])
-        effects = "\n".join([fields_of(effect) for _, effect in world.effects])
-        if CANARY in effects and run.violation is None:
+        rows = list(map(_row_of, world.trace))
+        effects = [effect for _, effect in world.effects]
+        told = "\n".join(map(fields_of, effects))
+        if CANARY in told and run.violation is None:
             run.violation = "V18: a secret shows in an effect"
-        names = "\n".join([_name_of(event) for _, event in world.heard])
+        heard = [event.event if type(event) is Stamped else event for _, event in world.heard]
+        names = "\n".join([type(event).__name__ for event in heard])
         times = array("d", [at for at, _ in world.heard])
-        self._hash.update(f"{names}\n{steps}\n{effects}\n".encode() + times.tobytes())
+        steps = "\n".join(map(_told.__getitem__, rows))
+        self._hash.update(f"{names}\n{steps}\n{told}\n".encode() + times.tobytes())
         run.events += len(world.heard)
-        run.voice_sessions += sum(type(effect) in SESSION_BEGINS for _, effect in world.effects)
+        run.voice_sessions += sum(map(SESSION_BEGINS.__contains__, map(type, effects)))
         run.rows.update(rows)
         run.virtual_s = world.now - world.BEGIN
-        tail = [
-            f"{step.at - world.BEGIN:9.3f} {step.machine} {step.before} --{step.event}--> {step.after} (row {step.row})"
-            for step in world.trace[-KEPT_LINES:]
-        ]
-        run.tail = [*run.tail, *tail][-KEPT_LINES:]
+        run.last.extend(world.trace[-KEPT_LINES:])
         for kept in (world.trace, world.effects, world.heard):
             kept.clear()
 
@@ -564,15 +574,15 @@ def run_seed(seed: int) -> Run:
     """One run; what is only of interest where something broke is left out."""
     run = Chaos(seed).go()
     if run.violation is None:
-        run.tail = []
+        run.last.clear()
     return run
 
 
 def fields_of(effect: Effect) -> str:
     """An effect's name and fields as text; what `repr` says, at a third of its time."""
     kind = type(effect)
-    if isinstance(effect, ArmTimer | CancelTimer):  # two of three; when a timer fires is heard
-        return f"{kind.__name__} {effect.name}"
+    if kind is ArmTimer or kind is CancelTimer:  # two of three; when a timer fires is heard
+        return f"{kind.__name__} {effect.name}"  # type: ignore[union-attr]
     getter = _getters.get(kind)
     if getter is None:
         names = [one.name for one in fields(kind)]
@@ -583,13 +593,14 @@ def fields_of(effect: Effect) -> str:
 _getters: dict[type, Callable[[Any], object]] = {}
 
 
-def _tell(row: tuple[str, int, str, str]) -> str:
-    machine, number, _, after = row
-    return _told.setdefault(row, f"{machine} {number} {after}")
+class _Told(dict[Row, str]):
+    """Rows as text; what was told once is known."""
+
+    def __missing__(self, row: Row) -> str:
+        machine, number, _, after = row
+        text = self[row] = f"{machine} {number} {after}"
+        return text
 
 
-_told: dict[tuple[str, int, str, str], str] = {}
-
-
-def _name_of(event: Event | Stamped) -> str:
-    return type(event.event).__name__ if isinstance(event, Stamped) else type(event).__name__
+_told = _Told()
+_row_of = operator.itemgetter(*map(Transition._fields.index, ("machine", "row", "before", "after")))

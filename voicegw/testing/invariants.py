@@ -26,6 +26,8 @@ from typing import Any
 from voicegw.core.dave import MAX_PROPOSALS_KEPT, MAX_RECOVERIES, MAX_TRANSITIONS
 from voicegw.effects import (
     AbortSocket,
+    ArmTimer,
+    CancelTimer,
     Closed,
     CloseUdp,
     CreateGroup,
@@ -62,7 +64,7 @@ MAX_USERS = 1000
 SHOWN = 300  # letters of an event in a message
 OWNERS = {name: machine for machine, session in SESSIONS.items() for name in session.table.deadlines}
 
-ENDS = (DialPostponed, SocketClosed, SocketFailed, SocketRateLimited, SocketRefused, SocketUnavailable)
+ENDS = frozenset({DialPostponed, SocketClosed, SocketFailed, SocketRateLimited, SocketRefused, SocketUnavailable})
 
 States = tuple[str, str, str, str, str, str]
 
@@ -107,35 +109,25 @@ class Invariants:
         self.verdicts, self.moving_rows = _known_of(tuple(session.table for session in SESSIONS.values()))
 
     def look(
-        self,
-        session: VoiceSession,
-        before: Mapping[str, float],
-        event: Event | Stamped,
-        steps: Sequence[Transition],
-        effects: Sequence[Effect],
+        self, session: VoiceSession, event: Event | Stamped, steps: Sequence[Transition], effects: Sequence[Effect]
     ) -> None:
-        """One event is done. `before` is what was armed, `timers` what the effects have armed and cancelled since.
+        """One event is done. `timers` is what all effects so far have armed and cancelled.
 
         Raises:
             Violation: something does not hold.
         """
-        kind = type(event)
-        if kind is Stamped:
-            self._ended(event)  # type: ignore[arg-type]
-        if not steps:
-            if effects:
-                raise broken("V03", event, session, f"no row was taken, and yet: {effects}")
-        else:
+        stamp = event if type(event) is Stamped else None
+        if stamp is not None:
+            self._ended(stamp)
+        if steps:
             if self.closed and effects:
                 raise broken("V16", event, session, f"the call is over, and yet: {effects}")
-            if kind is Stamped and event.generation < self.latest[event.source]:  # type: ignore[union-attr]
+            if stamp is not None and stamp.generation < self.latest[stamp.source]:
                 raise broken("V04", event, session, f"an event of an older socket moves {steps[0].machine}")
-            for effect in effects:
-                watch = WATCHED.get(type(effect))
-                if watch is not None:
-                    watch(self, session, event, effect)
-            self._steps(session, before, event, steps)
+            self._steps(session, event, steps, effects)
             self._caps(session, event)
+        elif effects:
+            raise broken("V03", event, session, f"no row was taken, and yet: {effects}")
         shared = session.shared
         if self.timers != shared.timers:
             raise broken(
@@ -158,29 +150,31 @@ class Invariants:
     # -- what came in and what was taken
 
     def _ended(self, stamped: Stamped) -> None:
-        if stamped.source == "websocket" and isinstance(stamped.event, ENDS):
+        if type(stamped.event) in ENDS and stamped.source == "websocket":
             if isinstance(stamped.event, DialPostponed) and stamped.generation in self.sockets:
                 self.dials -= 1  # it waited for its turn; nothing was dialled
             self.sockets.discard(stamped.generation)
 
     def _steps(
-        self,
-        session: VoiceSession,
-        before: Mapping[str, float],
-        event: Event | Stamped,
-        steps: Sequence[Transition],
+        self, session: VoiceSession, event: Event | Stamped, steps: Sequence[Transition], effects: Sequence[Effect]
     ) -> None:
         moved = set()
+        ready = False
         for step in steps:
-            machine = step.machine
-            if step.after == "ready" != step.before and machine == "gateway":
-                self.resumes = self.dials = 0
-            if step.before != step.after or (machine, step.row) in self.moving_rows:
+            machine, before, _, after, _, row = step
+            if before != after or (machine, row) in self.moving_rows:
                 moved.add(machine)
-        timers = session.shared.timers
-        for name, at in before.items():
-            if OWNERS[name] not in moved and timers.get(name) != at:
-                raise broken("V03", event, session, f"{name} was touched, but {OWNERS[name]} stayed where it was")
+                ready = ready or (after == "ready" != before and machine == "gateway")
+        for effect in effects:
+            kind = type(effect)
+            if kind is ArmTimer or kind is CancelTimer:
+                owner = OWNERS[effect.name]  # type: ignore[union-attr]
+                if owner not in moved:
+                    raise broken("V03", event, session, f"{effect} touches a timer, but {owner} stayed where it was")
+            elif kind in WATCHED:
+                WATCHED[kind](self, session, event, effect)
+        if ready:
+            self.resumes = self.dials = 0
 
     def _caps(self, session: VoiceSession, event: Event | Stamped) -> None:
         dave, shared = session.dave, session.shared

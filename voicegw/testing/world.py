@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -96,10 +97,10 @@ class World:
         self.transition_id = 0
         self.heartbeat_interval_s = 13.75
         self.now = self.BEGIN
-        self.session = VoiceSession(USER, GUILD, self.options, self._note)
+        self.trace: list[Transition] = []
+        self.session = VoiceSession(USER, GUILD, self.options, self.trace.append)  # no cycle: a world goes at once
         self.invariants = Invariants()
         self.heard: list[tuple[float, Event | Stamped]] = []
-        self.trace: list[Transition] = []
         self.effects: list[tuple[float, Effect]] = []
         self.notices: list[Notice] = []
         self.on_event: Callable[[Event | Stamped], None] | None = None
@@ -123,23 +124,22 @@ class World:
             Violation: an invariant does not hold.
         """
         session, trace, now = self.session, self.trace, self.now
-        known, before = len(trace), dict(session.shared.timers)
+        known = len(trace)
         self.heard.append((now, event))
         try:
             effects = session.receive(event, now)
         except EventNotAllowed:
-            refused(session, event, before, trace[known:])
+            refused(session, event, self._timers, trace[known:])
             raise
         except Exception as error:  # whatever comes, the core must raise nothing else
             raise broken("V01", event, session, f"the core raises {type(error).__name__}: {error}") from error
-        if type(event) is DeadlinePassed and event.at == before.get(event.name):
-            del before[event.name]
-            self._timers.pop(event.name, None)
+        if type(event) is DeadlinePassed and event.at == self._timers.get(event.name):
+            del self._timers[event.name]
             self._early.pop(event.name, None)
         for effect in effects:
             self.effects.append((now, effect))
             self._carry_out(effect)
-        self.invariants.look(session, before, event, trace[known:], effects)
+        self.invariants.look(session, event, trace[known:], effects)
         if self.on_event is not None:
             self.on_event(event)
         return effects
@@ -147,9 +147,8 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass, with all that happens in it."""
         end = self.now + seconds
-        while (due := self.next_due()) is not None and due <= end:
-            self.now = max(self.now, due)
-            self.happen()
+        while self._happen_until(end):
+            pass
         self.now = end
 
     def settle(self) -> None:
@@ -164,11 +163,8 @@ class World:
         """
         begin = self.now
         while not predicate():
-            due = self.next_due()
-            if due is None or due > begin + seconds:
+            if not self._happen_until(begin + seconds):
                 raise Violation(f"V06: not reached in {seconds:g} s, in {self.session.states}")
-            self.now = max(self.now, due)
-            self.happen()
         return self.now - begin
 
     def server(self, payload: Payload | Event, *, numbered: bool = True) -> list[Effect]:
@@ -195,7 +191,7 @@ class World:
             self.feed(FreezeRequested())
         self._coming = [told for told in self._coming if isinstance(told[2], VoiceStateUpdated | VoiceServerUpdated)]
         heapq.heapify(self._coming)
-        self.session = VoiceSession(USER, GUILD, self.options, self._note)
+        self.session = VoiceSession(USER, GUILD, self.options, self.trace.append)
         self.invariants = Invariants()
         self._timers = self.invariants.timers
         self._early.clear()
@@ -227,9 +223,6 @@ class World:
 
     # -- the surroundings
 
-    def _note(self, transition: Transition) -> None:
-        self.trace.append(transition)
-
     def _stamped(self, event: Event, numbered: bool = True) -> Stamped:
         if not numbered:
             return Stamped("websocket", self._socket, event)
@@ -238,19 +231,27 @@ class World:
 
     def next_due(self) -> float | None:
         """When the next thing happens; None where nothing will."""
-        due = min(({**self._timers, **self._early} if self._early else self._timers).values(), default=None)
-        if self._coming and (due is None or self._coming[0][0] < due):
-            return self._coming[0][0]
-        return due
+        timers = {**self._timers, **self._early} if self._early else self._timers
+        due = min(timers.values(), default=None)
+        return self._coming[0][0] if self._coming and (due is None or self._coming[0][0] < due) else due
 
     def happen(self) -> None:
-        """The next thing that is due: what was said comes before the timer of the same moment."""
-        if self._coming and self._coming[0][0] <= self.now:
-            self.feed(heapq.heappop(self._coming)[2])
-            return
-        due = {**self._timers, **self._early} if self._early else self._timers
-        name = min(due, key=lambda name: (due[name], name))
-        self.feed(DeadlinePassed(name, self._timers[name]))
+        """The next thing happens, when it is due."""
+        self._happen_until(math.inf)
+
+    def _happen_until(self, end: float) -> bool:
+        """The next thing happens if it is due by then; what was said comes before the timer of the same moment."""
+        due, coming = self.next_due(), self._coming
+        if due is None or due > end:
+            return False
+        if due > self.now:
+            self.now = due
+        if coming and coming[0][0] <= self.now:
+            self.feed(heapq.heappop(coming)[2])
+        else:
+            name = min([name for name, at in {**self._timers, **self._early}.items() if at == due])
+            self.feed(DeadlinePassed(name, self._timers[name]))
+        return True
 
     def _say(self, event: Event | Stamped) -> None:
         heapq.heappush(self._coming, (self.now + self.latency_s, next(self._order), event))

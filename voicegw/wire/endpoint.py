@@ -54,7 +54,7 @@ def parse_endpoint(endpoint: str, allowed_hosts: Collection[str] = ()) -> Endpoi
     host, port_text = _split(text)
     allowed = {_normal(name) for name in allowed_hosts}
     normal = _normal(host)
-    discords = host.isascii() and normal.endswith(DISCORD_SUFFIX) and _NAME.match(normal)
+    discords = host.isascii() and normal.endswith(DISCORD_SUFFIX)
     if not normal:
         raise InvalidEndpoint(f"{_shown(host)} is no host name")
     if normal not in allowed and not discords:
@@ -103,10 +103,11 @@ def _split(text: str) -> tuple[str, str | None]:
 
 def _normal(host: str) -> str:
     """Lower case, as an IDNA name or an IP literal in its short form; the empty text for anything else."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
+    if ":" in host or host[-1:].isdigit():  # no other can be an IP literal
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
+            pass
     try:
         name = host.encode("idna").decode("ascii").lower() if not host.isascii() else host.lower()
     except UnicodeError:
