@@ -120,6 +120,15 @@ def test_redirects_are_followed_and_judged(site: Site) -> None:
         open_url(f"{site.url}/a.webm")
 
 
+def test_a_url_as_people_write_it_is_asked_for_in_ascii(site: Site) -> None:
+    with pytest.raises(SourceFailed, match="answered 404"):
+        open_url(f"{site.url}/grün.webm?für=%C3%BC'", allow_private=True)
+    assert [path for path, _ in site.asked] == ["/gr%C3%BCn.webm?f%C3%BCr=%C3%BC'"]
+    for value in ("grün", "a\r\nb"):
+        with pytest.raises(SourceRefused, match="header"):
+            open_url(site.url, allow_private=True, headers={"X": value})
+
+
 def test_answers_that_are_no_sound(site: Site) -> None:
     with pytest.raises(SourceFailed, match="answered 404"):
         open_url(f"{site.url}/nothing", allow_private=True)

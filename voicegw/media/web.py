@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from voicegw.errors import InvalidEndpoint, SourceFailed, SourceRefused
 from voicegw.wire.endpoint import check_media_address
@@ -22,6 +22,8 @@ TIMEOUT_S: Final = 15.0
 MAX_REDIRECTS: Final = 5
 MAX_URL: Final = 8192
 AGENT: Final = "voicegw"
+# What people type goes out in UTF-8 (RFC 3987 section 3.1); what is encoded already stays as it is.
+_AS_IT_IS: Final = "".join(map(chr, range(33, 127)))
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -101,8 +103,8 @@ class WebStream(io.RawIOBase):
         self._url = url
         self._headers = {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
         for name, value in self._headers.items():
-            if any(ord(letter) < 32 for letter in name + value):
-                raise SourceRefused("a header must not have control characters")
+            if not all(32 <= ord(letter) < 127 for letter in name + value):
+                raise SourceRefused("a header must be of ASCII, without control characters")
         self._allow_private = allow_private
         self._tls = ssl_context
         self._resolve = resolve
@@ -186,7 +188,7 @@ class WebStream(io.RawIOBase):
                 check_media_address(address, self._allow_private)
             except InvalidEndpoint:
                 raise SourceRefused(f"{parts.hostname[:80]!r} is not a public address") from None
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_AS_IT_IS)
         headers = {**self._headers, **({"Range": f"bytes={start}-"} if start else {})}
         failed: Exception | None = None
         for address in found[:4]:
