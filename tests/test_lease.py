@@ -17,6 +17,7 @@ from voicegw.core.lease import (
     WorkerLease,
 )
 from voicegw.core.ownership import (
+    CallAnnounced,
     CallEnded,
     CallFrozen,
     CallOwnership,
@@ -32,6 +33,8 @@ from voicegw.core.ownership import (
     OwnershipEvent,
     OwnershipOrder,
     OwnershipSession,
+    TakerMissing,
+    TakerReady,
 )
 from voicegw.effects import ArmTimer
 from voicegw.errors import EventNotAllowed
@@ -252,17 +255,59 @@ def test_a_claim_without_an_answer_is_given_up_until_the_bucket_says_so() -> Non
     assert Call().feed(ClaimWon()) == [OwnershipOrder.OPEN]
 
 
-def test_a_hand_over_freezes_offers_and_lets_go() -> None:
+READY = TakerReady("worker-2", "its lease")
+FREEZING = (HandOverRequested(), TakerMissing())
+OFFERED = (*FREEZING, CallFrozen())
+
+
+def test_a_hand_over_is_announced_and_given_to_who_is_ready() -> None:
     call = owned()
-    assert call.feed(HandOverRequested()) == [OwnershipOrder.FREEZE]
+    assert call.feed(HandOverRequested()) == [OwnershipOrder.ANNOUNCE]
+    assert call.state == "announcing"  # it speaks on
+    assert call.feed(READY) == [OwnershipOrder.FREEZE]
+    assert call.feed(CallFrozen()) == [OwnershipOrder.GIVE]
+    assert call.door.session.taker == READY
+    assert call.feed(OwnerSeen()) == []
+    assert call.state == "over"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_hand_over_that_nobody_is_ready_for_is_offered_to_all(late: bool) -> None:
+    call = owned()
+    call.feed(HandOverRequested())
+    assert (call.pass_deadline() if late else call.feed(TakerMissing())) == [OwnershipOrder.FREEZE]
+    assert call.feed(READY) == []  # too late: it was told nothing more
     assert call.feed(CallFrozen()) == [OwnershipOrder.OFFER]
     assert call.feed(OwnerSeen()) == []
     assert call.state == "over"
 
 
+def test_who_was_ready_once_is_not_given_the_next_hand_over() -> None:
+    call = owned()
+    call.feed(HandOverRequested(), READY, CallFrozen())
+    assert call.pass_deadline() == [OwnershipOrder.CLAIM]
+    call.feed(ClaimWon(), CallReady(), *FREEZING)
+    assert call.feed(CallFrozen()) == [OwnershipOrder.OFFER]
+
+
+def test_a_call_that_was_promised_is_opened_when_the_key_names_us() -> None:
+    call = Call()
+    assert call.feed(CallAnnounced()) == [OwnershipOrder.DIAL_AHEAD]
+    assert call.feed(ClaimWon()) == [OwnershipOrder.OPEN]
+    assert call.state == "opening"
+
+
+@pytest.mark.parametrize("event", [None, OwnerSeen(), LeaseLost(), LeaseLapsed()])
+def test_a_promise_that_is_not_kept_leaves_nothing_open(event: OwnershipEvent | None) -> None:
+    call = Call()
+    call.feed(CallAnnounced())
+    assert (call.pass_deadline() if event is None else call.feed(event)) == [OwnershipOrder.ABANDON]
+    assert (call.state, call.door.shared.timers) == ("over", {})
+
+
 def test_a_document_that_cannot_be_kept_does_not_keep_the_call() -> None:
     call = owned()
-    call.feed(HandOverRequested())
+    call.feed(*FREEZING)
     assert call.pass_deadline() == [OwnershipOrder.ABANDON, OwnershipOrder.OFFER]
     assert call.state == "offered"
 
@@ -270,21 +315,23 @@ def test_a_document_that_cannot_be_kept_does_not_keep_the_call() -> None:
 @pytest.mark.parametrize(("leaves", "state"), [(False, "claiming"), (True, "over")])
 def test_an_offer_that_nobody_takes_comes_back_but_not_to_who_leaves(leaves: bool, state: str) -> None:
     call = owned()
-    call.feed(HandOverRequested(), CallFrozen())
+    call.feed(*OFFERED)
     call.door.session.worker_leaves = leaves
     assert call.pass_deadline() == ([] if leaves else [OwnershipOrder.CLAIM])
     assert call.state == state
 
 
 def test_a_lapse_suspends_and_a_regained_lease_opens_again() -> None:
-    for call in (owned(), Call()):
+    announcing = owned()
+    announcing.feed(HandOverRequested())
+    for call in (owned(), announcing, Call()):
         call.feed(ClaimWon())
         assert call.feed(LeaseLapsed()) == [OwnershipOrder.SUSPEND]
         assert call.feed(LeaseRegained()) == [OwnershipOrder.REOPEN]
         assert call.state == "opening"
 
 
-@pytest.mark.parametrize("way", [(), (LeaseLapsed(),), (HandOverRequested(),), (HandOverRequested(), CallFrozen())])
+@pytest.mark.parametrize("way", [(), (LeaseLapsed(),), (HandOverRequested(),), FREEZING, OFFERED])
 def test_a_lost_lease_is_the_end_of_it_here(way: tuple[OwnershipEvent, ...]) -> None:
     call = owned()
     call.feed(*way)
@@ -292,7 +339,7 @@ def test_a_lost_lease_is_the_end_of_it_here(way: tuple[OwnershipEvent, ...]) -> 
     assert (call.state, call.door.shared.timers) == ("over", {})
 
 
-@pytest.mark.parametrize("way", [(OfferSeen(),), (HandOverRequested(),), (HandOverRequested(), CallFrozen())])
+@pytest.mark.parametrize("way", [(OfferSeen(),), FREEZING, OFFERED])
 def test_who_has_no_lease_claims_nothing_and_hands_nothing_over(way: tuple[OwnershipEvent, ...]) -> None:
     call = Call() if way == (OfferSeen(),) else owned()
     call.feed(*way)
@@ -300,7 +347,7 @@ def test_who_has_no_lease_claims_nothing_and_hands_nothing_over(way: tuple[Owner
     assert call.state == "over"
 
 
-@pytest.mark.parametrize("way", [(), (CallReady(),), (CallReady(), HandOverRequested())])
+@pytest.mark.parametrize("way", [(), (CallReady(),), (CallReady(), HandOverRequested()), (CallReady(), *FREEZING)])
 def test_a_call_that_is_over_has_no_key(way: tuple[OwnershipEvent, ...]) -> None:
     call = Call()
     call.feed(ClaimWon(), *way)

@@ -27,7 +27,7 @@ class SendVoiceState:
 
 @value
 class OpenSocket:
-    """Dial the voice endpoint of the present credentials; events carry `generation`.
+    """Dial the voice endpoint of the present credentials, or the one that was announced; events carry `generation`.
 
     `in_turn`: the turn among the dials of this process has been waited for.
     """

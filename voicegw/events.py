@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from voicegw.errors import VoiceError
 from voicegw.secret import Secret
 from voicegw.signalling import NO_FLAGS, VoiceFlags
-from voicegw.snapshot import SessionSnapshot
+from voicegw.snapshot import Announcement, SessionSnapshot
 from voicegw.value import value
 from voicegw.wire.payloads import Payload
 
@@ -39,6 +39,14 @@ class LeaveRequested:
     """The bot wants to be gone."""
 
     name: ClassVar[str] = "leave_requested"
+
+
+@value
+class HandOverAnnounced:
+    """A call that another process is about to freeze; it may be dialled ahead."""
+
+    name: ClassVar[str] = "hand_over_announced"
+    announced: Announcement
 
 
 @value
@@ -372,6 +380,7 @@ Event = (
     | JoinRequested
     | JoinAbandoned
     | LeaveRequested
+    | HandOverAnnounced
     | CallThawed
     | FreezeRequested
     | UserVerified

@@ -352,7 +352,8 @@ class DiscordGatewayVoice:
         self._feed(generation, ReaderFailed(type(error).__name__))
 
     async def _dial(self) -> VoiceWebSocket:
-        endpoint = parse_endpoint(self.client.credentials.endpoint, self.client.session.shared.options.allowed_hosts)
+        session = self.client.session
+        endpoint = parse_endpoint(session.gateway.endpoint, session.shared.options.allowed_hosts)
         return await VoiceWebSocket.connect(endpoint.url, self.client.tls, self.client.system)
 
     async def _read(self) -> None:

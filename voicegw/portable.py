@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from voicegw.errors import EventNotAllowed, VoiceError
-from voicegw.events import CallThawed, FreezeRequested, LeaveRequested
+from voicegw.errors import EventNotAllowed, VoiceError, VoiceTimeout
+from voicegw.events import CallThawed, FreezeRequested, HandOverAnnounced, LeaveRequested
 from voicegw.frozen import FrozenCall
 from voicegw.media.playlist import Opener, Playlist, play_on, playlist_of
 from voicegw.secret import Secret
 from voicegw.signalling import Signalling
+from voicegw.snapshot import Announcement
 from voicegw.wire.rtp import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 LEASE_FRAMES: Final = 250  # 5 s of speech
 RETRY_S: Final = 0.25
+DIALLING_AHEAD: Final = ("closed.dialling_ahead", "closed.opened_ahead")
+DIALLED_AHEAD: Final = "closed.greeted_ahead"
 MOST_AWAY_S: Final = 60.0  # a wall clock may say anything; the timestamp follows it so far
 
 Write = Callable[[FrozenCall], Awaitable[object]]
@@ -56,6 +59,7 @@ class Portable:
         _loop: asyncio.AbstractEventLoop | None
 
         def feed(self, event: Event | Stamped) -> None: ...
+        async def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 10.0) -> None: ...
         def _begin(self) -> None: ...
         def _warn(self, text: str) -> None: ...
         def _spawn(self, work: Any) -> asyncio.Task[None]: ...
@@ -96,6 +100,31 @@ class Portable:
         await self._wait_freed()
         return frozen
 
+    def announcement(self) -> Announcement | None:
+        """What another process may have before `freeze`, to `expect` it; None where there is no session to go on with.
+
+        Nothing of it is secret.
+        """
+        session = self.session.snapshot()
+        if session.endpoint is None or session.secret_key is None:
+            return None
+        version = session.dave_protocol_version
+        return Announcement(session.endpoint, session.channel_id, version, session.external_sender)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's that go along with the call; trust and whose it is do not."""
+        chosen, wishes = self.session.shared.options, self._wishes
+        return {
+            **{each.name: getattr(chosen, each.name) for each in dataclasses.fields(chosen)},
+            "policy": chosen.policy.value,
+            "deadlines": dict(chosen.deadlines),
+            "names_channel": self.names_channel,
+            "real_time_while": [reason.value for reason in self.real_time_while],
+            "self_mute": wishes.self_mute,
+            "self_deaf": wishes.self_deaf,
+        }
+
     def checkpoint(self) -> FrozenCall:
         """The call as another process may take it over if this one dies; 5 s of speech are left to this one.
 
@@ -120,6 +149,21 @@ class Portable:
         self._lease_only()
         self._stop_checkpoints()
         self._writing = self._spawn(self._write_on(write, every_s))
+
+    async def expect(self, announced: Announcement, timeout_s: float = 5.0) -> bool:
+        """Get ready to `go_on` with a call that another process is about to freeze; are we?
+
+        A websocket is opened, and a key package made; nothing is said to the voice server yet. Where that cannot be
+        had, or is not used within 10 s, `go_on` does it all the same.
+
+        Raises:
+            EventNotAllowed: this client has a call already.
+        """
+        await self._prepare()
+        self.feed(HandOverAnnounced(announced))
+        with contextlib.suppress(VoiceTimeout):
+            await self.wait_for(lambda: self.session.gateway.state not in DIALLING_AHEAD, timeout_s)
+        return self.session.gateway.state == DIALLED_AHEAD
 
     @classmethod
     async def thaw(
@@ -197,8 +241,7 @@ class Portable:
 
     def _take(self, ahead: int) -> FrozenCall:
         """The call as it is; `ahead` frames may still leave."""
-        session, options, wishes = self.session, self.session.shared.options, self._wishes
-        chosen = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+        session = self.session
         owners = self.receiver.map.owners
         return FrozenCall(
             user_id=session.shared.user_id,
@@ -207,15 +250,7 @@ class Portable:
             stream=self.sender.mark(ahead, self.player.clock()),
             playlist=self._coming or playlist_of(self.player),
             keys=self.sender.keys(ahead),
-            options={
-                **chosen,
-                "policy": options.policy.value,
-                "deadlines": dict(options.deadlines),
-                "names_channel": self.names_channel,
-                "real_time_while": [reason.value for reason in self.real_time_while],
-                "self_mute": wishes.self_mute,
-                "self_deaf": wishes.self_deaf,
-            },
+            options=self.options,
             states=session.states,
             frozen_at_ms=self.system.wall_ms(),
         )

@@ -8,6 +8,20 @@ from voicegw.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """What another process may know of a session before it is its own: where to dial, and for which group.
+
+    Nothing of it is secret, and with none of it can anything be said in the call. `dave_protocol_version` is 0 where no
+    group is to be made; `external_sender` is the voice server's for groups (op 25).
+    """
+
+    endpoint: str
+    channel_id: int
+    dave_protocol_version: int = 0
+    external_sender: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSnapshot:
     """One voice session, as `VoiceSession.snapshot` takes it and `CallThawed` brings it back.
 

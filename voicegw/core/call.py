@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
-from voicegw.core.signals import AbortRequested, CloseRequested, ConnectRequested, SessionLost, SessionThawed
+from voicegw.core.signals import (
+    AbortRequested,
+    CloseRequested,
+    ConnectRequested,
+    DialAheadRequested,
+    SessionLost,
+    SessionThawed,
+)
 from voicegw.effects import (
     Closed,
     Connected,
@@ -22,6 +29,7 @@ from voicegw.effects import (
 from voicegw.errors import ConnectionFailed, InvalidEndpoint, Kicked, SignallingError, VoiceError
 from voicegw.events import (
     CallThawed,
+    HandOverAnnounced,
     JoinAbandoned,
     JoinRequested,
     LeaveRequested,
@@ -117,13 +125,18 @@ class CallSession(MachineSession):
         """Is it the channel that we are in?"""
         return event.channel_id == self.shared.channel_id
 
+    def may_be_dialled(self, event: HandOverAnnounced) -> bool:
+        """Does the endpoint pass the rule for endpoints?"""
+        return self._may_be_dialled(event.announced.endpoint)
+
     def resumable(self, event: CallThawed) -> bool:
         """Is there a session that may be resumed, at addresses that may be dialled?"""
         snapshot, options = event.snapshot, self.shared.options
         if not (snapshot.session_id and snapshot.token and snapshot.secret_key):
             return False
+        if not self._may_be_dialled(snapshot.endpoint):
+            return False
         try:
-            parse_endpoint(snapshot.endpoint or "", options.allowed_hosts)
             check_media_address(snapshot.media[0], options.allow_private_media)
         except InvalidEndpoint:
             return False
@@ -185,11 +198,7 @@ class CallSession(MachineSession):
 
     def endpoint_refused(self, event: VoiceServerUpdated) -> bool:
         """Is it a host that must not be dialled?"""
-        try:
-            parse_endpoint(event.endpoint or "", self.shared.options.allowed_hosts)
-        except InvalidEndpoint:
-            return True
-        return False
+        return not self._may_be_dialled(event.endpoint)
 
     def same_server(self, event: VoiceServerUpdated) -> bool:
         """Is it the last one again, or does it make a pair that was used?"""
@@ -345,6 +354,17 @@ class CallSession(MachineSession):
     def dial_again(self, event: Any) -> None:
         """The same pair, for an Identify: the session that it was used for is dead."""
         self.shared.signals.append(ConnectRequested())
+
+    def dial_ahead(self, event: HandOverAnnounced) -> None:
+        """Have a websocket and a key package when the call comes."""
+        self.shared.signals.append(DialAheadRequested(event.announced))
+
+    def _may_be_dialled(self, endpoint: str | None) -> bool:
+        try:
+            parse_endpoint(endpoint or "", self.shared.options.allowed_hosts)
+        except InvalidEndpoint:
+            return False
+        return True
 
     def _use_pair(self) -> None:
         assert self.session_id is not None

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import E2EEPolicy, Shared
-from voicegw.core.signals import E2eeAgreed, E2eeLost, GroupEstablished, SessionThawed, SpeechAllowed, SpeechForbidden
+from voicegw.core.signals import (
+    DialAheadRequested,
+    E2eeAgreed,
+    E2eeLost,
+    GroupEstablished,
+    SessionThawed,
+    SpeechAllowed,
+    SpeechForbidden,
+)
 from voicegw.effects import (
     ApplyCommit,
     ApplyProposals,
@@ -27,6 +35,7 @@ from voicegw.effects import (
     Warned,
 )
 from voicegw.events import CommitMade, GroupJoined, IdentityDiffered, KeyPackageMade, ProposalsRejected, UserVerified
+from voicegw.snapshot import Announcement
 from voicegw.wire.payloads import (
     CommitAnnounced,
     EpochPrepared,
@@ -56,6 +65,7 @@ class DaveSession(MachineSession):
     """Which group, which transitions, and whether speech may leave."""
 
     __slots__ = (
+        "announced",
         "commit",
         "epoch",
         "external_sender",
@@ -87,6 +97,7 @@ class DaveSession(MachineSession):
         self.rejected: list[ProposalsReceived | ProposalsRejected] = []
         self.verification: dict[int, Verification] = {}
         self.frozen_as = ""
+        self.announced: Announcement | None = None
 
     @property
     def standing(self) -> str:
@@ -168,6 +179,16 @@ class DaveSession(MachineSession):
         """Was there no group, nor one under way?"""
         return event.snapshot.dave in ("clear.only", "refused")
 
+    def announced_with_group(self, event: DialAheadRequested) -> bool:
+        """Is a group to be made, of a version that we offer?"""
+        return 0 < event.announced.dave_protocol_version <= self.shared.options.max_dave_protocol_version
+
+    def thawed_otherwise(self, event: SessionThawed) -> bool:
+        """Is it not the group that was announced?"""
+        then, now = self.announced, event.snapshot
+        announced = then and (then.channel_id, then.dave_protocol_version, then.external_sender)
+        return not self.key_package or announced != (now.channel_id, now.dave_protocol_version, now.external_sender)
+
     def was_clear(self, event: Any) -> bool:
         """Was the call in the clear, with no group under way, when it was frozen?"""
         return self.frozen_as == "clear.only"
@@ -193,7 +214,13 @@ class DaveSession(MachineSession):
         self.key_package = self.commit = b""
         self.transitions.clear()
         self._trust_nobody()
-        self.shared.effects.append(CreateGroup(max(self.version, 1), self.shared.channel_id, self.external_sender))
+        channel_id = event.announced.channel_id if isinstance(event, DialAheadRequested) else self.shared.channel_id
+        self.shared.effects.append(CreateGroup(max(self.version, 1), channel_id, self.external_sender))
+
+    def note_announced(self, event: DialAheadRequested) -> None:
+        """Of which group the key package is made."""
+        self.announced = event.announced
+        self.version, self.external_sender = self.announced.dave_protocol_version, self.announced.external_sender
 
     def note_thawed(self, event: SessionThawed) -> None:
         """What can be told of another process's group."""

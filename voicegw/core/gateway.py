@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from voicegw.core.machine_session import MachineSession
 from voicegw.core.shared import Shared
 from voicegw.core.signals import (
+    DialAheadRequested,
     DiscoveryFailed,
     E2eeAgreed,
     GatewayClosed,
@@ -84,6 +85,8 @@ class GatewaySession(MachineSession):
 
     __slots__ = (
         "address",
+        "ahead",
+        "hello_ahead_s",
         "key",
         "last_close_code",
         "met",
@@ -104,6 +107,15 @@ class GatewaySession(MachineSession):
         self.address = self.selected = ("", 0)
         self.key: Secret[bytes] | None = None
         self.renewing = self.met = False
+        # of a websocket that is dialled for a call which is another process's yet: its endpoint, and Hello's interval
+        self.ahead = ""
+        self.hello_ahead_s = 0.0
+
+    @property
+    def endpoint(self) -> str:
+        """Where to dial: as the pair says, or while there is none, the announcement."""
+        pair = self.shared.credentials
+        return self.ahead if pair is None else pair.endpoint
 
     def judge(self, event: SocketClosed) -> SessionEnded:
         """Turn a close code into the table's decision."""
@@ -159,6 +171,10 @@ class GatewaySession(MachineSession):
         """Was an address found that the server does not know yet?"""
         return self.address != self.selected
 
+    def dialled_elsewhere(self, event: SessionThawed) -> bool:
+        """Is the websocket that was dialled ahead another endpoint's?"""
+        return event.snapshot.endpoint != self.ahead
+
     def udp_blocked(self, event: DiscoveryFailed) -> bool:
         """Does UDP not pass? (Or had the host no socket for it?)"""
         return isinstance(event.error, UdpBlocked)
@@ -207,6 +223,18 @@ class GatewaySession(MachineSession):
         """Key, path, heart and group belong to the session and end with it."""
         self.shared.effects.append(DropKey())
         self.shared.signals.append(GatewayClosed())
+
+    def note_ahead(self, event: DialAheadRequested) -> None:
+        """Where to dial while there is no pair."""
+        self.ahead = event.announced.endpoint
+
+    def note_hello(self, event: HelloReceived) -> None:
+        """For a heart that does not beat yet."""
+        self.hello_ahead_s = event.heartbeat_interval_s
+
+    def start_heart_as_greeted(self, event: Any) -> None:
+        """Beat at the interval of the Hello that came ahead."""
+        self.shared.signals.append(HeartStarted(self.hello_ahead_s))
 
     def open_socket(self, event: Any) -> None:
         """Dial; events of older sockets count no more."""

@@ -21,6 +21,13 @@ class OfferSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CallAnnounced:
+    """Its owner is about to hand the call over to us."""
+
+    name: ClassVar[str] = "call_announced"
+
+
+@dataclass(frozen=True, slots=True)
 class OwnerSeen:
     """Another has it, or it is gone."""
 
@@ -63,6 +70,22 @@ class HandOverRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class TakerReady:
+    """The worker `taker`, whose lease is `life`, has dialled ahead."""
+
+    name: ClassVar[str] = "taker_ready"
+    taker: str
+    life: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakerMissing:
+    """No worker has dialled ahead."""
+
+    name: ClassVar[str] = "taker_missing"
+
+
+@dataclass(frozen=True, slots=True)
 class CallFrozen:
     """The document is kept."""
 
@@ -92,12 +115,15 @@ class LeaseLost:
 
 OwnershipEvent = (
     OfferSeen
+    | CallAnnounced
     | OwnerSeen
     | ClaimWon
     | ClaimLost
     | CallReady
     | CallEnded
     | HandOverRequested
+    | TakerReady
+    | TakerMissing
     | CallFrozen
     | LeaseLapsed
     | LeaseRegained
@@ -109,11 +135,14 @@ OwnershipEvent = (
 class OwnershipOrder(Enum):
     """What the machine wants of the worker."""
 
+    DIAL_AHEAD = auto()
     CLAIM = auto()
     OPEN = auto()
     REOPEN = auto()
     CONFIRM = auto()
+    ANNOUNCE = auto()
     FREEZE = auto()
+    GIVE = auto()
     OFFER = auto()
     SUSPEND = auto()
     ABANDON = auto()
@@ -122,15 +151,16 @@ class OwnershipOrder(Enum):
 
 
 class OwnershipSession(MachineSession):
-    """Whose turn it is, and whether this worker is about to leave."""
+    """Whose turn it is, who shall have the call after us, and whether this worker is about to leave."""
 
-    __slots__ = ("orders", "turn_s", "worker_leaves")
+    __slots__ = ("orders", "taker", "turn_s", "worker_leaves")
     machine: ClassVar[str] = "ownership"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.turn_s = 0.0
         self.worker_leaves = False
+        self.taker: TakerReady | None = None
         self.orders: list[OwnershipOrder] = []
 
     # deadlines and guards
@@ -143,7 +173,15 @@ class OwnershipSession(MachineSession):
         """Does this worker drain?"""
         return self.worker_leaves
 
+    def taker_known(self, event: Any) -> bool:
+        """Is there one who has dialled ahead?"""
+        return self.taker is not None
+
     # effects
+
+    def dial_ahead(self, event: Any) -> None:
+        """Have all that can be had before the call is ours."""
+        self.orders.append(OwnershipOrder.DIAL_AHEAD)
 
     def claim(self, event: Any) -> None:
         """Put our name into the key."""
@@ -161,9 +199,22 @@ class OwnershipSession(MachineSession):
         """Tell the one before us that it speaks."""
         self.orders.append(OwnershipOrder.CONFIRM)
 
+    def announce(self, event: Any) -> None:
+        """Tell the worker that shall have the call, so that it can dial ahead."""
+        self.taker = None
+        self.orders.append(OwnershipOrder.ANNOUNCE)
+
+    def note_taker(self, event: TakerReady) -> None:
+        """Who gets the key."""
+        self.taker = event
+
     def freeze(self, event: Any) -> None:
         """Be silent and keep the document."""
         self.orders.append(OwnershipOrder.FREEZE)
+
+    def give(self, event: Any) -> None:
+        """Put the taker's name into the key."""
+        self.orders.append(OwnershipOrder.GIVE)
 
     def offer(self, event: Any) -> None:
         """Take our name out of the key."""

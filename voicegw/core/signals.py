@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from voicegw.effects import HoldReason
 from voicegw.errors import VoiceError
-from voicegw.snapshot import SessionSnapshot
+from voicegw.snapshot import Announcement, SessionSnapshot
 from voicegw.value import value
 
 
@@ -15,6 +15,14 @@ class ConnectRequested:
     """call to gateway: dial with the pair that is in `Shared.credentials`."""
 
     name: ClassVar[str] = "connect_requested"
+
+
+@value
+class DialAheadRequested:
+    """call to gateway and dave: another process's session is expected here."""
+
+    name: ClassVar[str] = "dial_ahead_requested"
+    announced: Announcement
 
 
 @value
@@ -181,6 +189,7 @@ class SessionEnded:
 
 Signal = (
     ConnectRequested
+    | DialAheadRequested
     | SessionThawed
     | CloseRequested
     | AbortRequested

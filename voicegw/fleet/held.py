@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, fields
 from typing import Any, Final, Protocol, assert_never
 
 from voicegw.adapters.timers import Timers
 from voicegw.core.ownership import (
+    CallAnnounced,
     CallEnded,
     CallFrozen,
     CallOwnership,
@@ -20,6 +22,8 @@ from voicegw.core.ownership import (
     LeaseLost,
     OwnershipEvent,
     OwnershipOrder,
+    TakerMissing,
+    TakerReady,
 )
 from voicegw.effects import ArmTimer, CancelTimer, Closed
 from voicegw.errors import FleetError, VoiceError
@@ -31,6 +35,7 @@ from voicegw.fleet.sources import Openers
 from voicegw.fleet.speaker import Speaker
 from voicegw.fleet.view import CALL, CallEntry, ids_of
 from voicegw.frozen import FORMAT, FrozenCall
+from voicegw.snapshot import Announcement
 
 RETRY_S: Final = 0.1
 
@@ -55,9 +60,12 @@ class Holder(Protocol):
     def confirm(self, call_id: str, before: str) -> None:
         """Tell the worker that offered the call that it speaks."""
 
+    def taker_of(self, call_id: str) -> str | None:
+        """Another worker that may have the call."""
+
 
 class HeldCall:
-    """`revision` is the last that is known of the call's key; `before` who offered it."""
+    """`revision` is the last that is known of the call's key, `before` who offered it, `giver` who has promised it."""
 
     def __init__(self, worker: Holder, call_id: str, revision: int, before: str) -> None:
         self.call_id = call_id
@@ -69,6 +77,9 @@ class HeldCall:
         self._ownership = CallOwnership(user_id, guild_id)
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._loop, lambda name, at: self.feed(DeadlinePassed(name, at)))
+        self.giver = ""
+        self._announced: dict[str, Any] = {}
+        self._dialling: asyncio.Task[bool] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._suspending: asyncio.Task[None] | None = None
         self._speaker: Speaker | None = None
@@ -96,7 +107,13 @@ class HeldCall:
 
     def hand_over(self) -> bool:
         """Let another worker have the call; False where the table does not let it go now."""
-        return OwnershipOrder.FREEZE in self._fed(HandOverRequested())
+        return OwnershipOrder.ANNOUNCE in self._fed(HandOverRequested())
+
+    async def promise(self, giver: str, announced: dict[str, Any]) -> bool:
+        """Get ready for the call, which its owner is about to give to us; are we?"""
+        self.giver, self._announced = giver, announced
+        self.feed(CallAnnounced())
+        return self._dialling is not None and await self._dialling
 
     def feed(self, event: OwnershipEvent) -> None:
         """Let the table decide, and carry out what it wants."""
@@ -119,6 +136,8 @@ class HeldCall:
 
     def _carry_out(self, order: OwnershipOrder) -> None:
         match order:
+            case OwnershipOrder.DIAL_AHEAD:
+                self._dialling = asyncio.ensure_future(self._dial_ahead())
             case OwnershipOrder.CLAIM:
                 self._asking = self._bus.spawn(self._claim())
             case OwnershipOrder.OPEN:
@@ -127,10 +146,16 @@ class HeldCall:
                 self._bus.spawn(self._open(read=False))
             case OwnershipOrder.CONFIRM:
                 self._worker.confirm(self.call_id, self.before)
+            case OwnershipOrder.ANNOUNCE:
+                self._bus.spawn(self._announce())
             case OwnershipOrder.FREEZE:
                 self._bus.spawn(self._freeze())
+            case OwnershipOrder.GIVE:
+                taker = self._ownership.session.taker
+                assert taker is not None
+                self._asking = self._bus.spawn(self._let_have(taker.taker, taker.life))
             case OwnershipOrder.OFFER:
-                self._asking = self._bus.spawn(self._offer())
+                self._asking = self._bus.spawn(self._let_have("", ""))
             case OwnershipOrder.SUSPEND:
                 self._stop()
                 self._suspending = self._bus.spawn(self._suspend())
@@ -157,8 +182,9 @@ class HeldCall:
         else:
             self.feed(ClaimWon())
 
-    async def _offer(self) -> None:
-        entry = CallEntry(before=self._worker.name, document=FORMAT)
+    async def _let_have(self, owner: str, life: str) -> None:
+        """Take our name out of the key, and put that of another in, or none."""
+        entry = CallEntry(owner, life, self._worker.name, FORMAT)
         while True:
             try:
                 self.revision = await self._bus.leases.update(CALL + self.call_id, entry.to_bytes(), self.revision)
@@ -189,11 +215,33 @@ class HeldCall:
             except FleetError as error:
                 _log.warning("call %s is over, but its key is still there: %s", self.call_id, error)
 
+    # -- ahead of a hand-over
+
+    async def _announce(self) -> None:
+        """Have the worker whose turn it is dial ahead, while we speak."""
+        taker, speaker = self._worker.taker_of(self.call_id), self._speaker
+        told = speaker.announcement if speaker is not None else None
+        answer: dict[str, Any] = {}
+        if taker is not None and told is not None:
+            options, announced = told
+            asked = {"call": self.call_id, "revision": self.revision, "from": self._worker.name}
+            asked |= {"options": options, **asdict(announced)}
+            with contextlib.suppress(VoiceError):
+                answer = await self._bus.ask(self._bus.subject("worker", taker), {"do": "announce", **asked})
+        if taker is not None and answer.get("life"):
+            self.feed(TakerReady(taker, answer["life"]))
+        else:
+            self.feed(TakerMissing())
+
+    async def _dial_ahead(self) -> bool:
+        self._speaker = self._new_speaker()
+        announced = Announcement(**{each.name: self._announced[each.name] for each in fields(Announcement)})
+        return await self._speaker.dial_ahead(self._announced["options"], announced)
+
     # -- the call
 
-    async def _open(self, *, read: bool) -> None:
-        """From the document in the bucket, or with `read` False from the one that was suspended here."""
-        speaker = self._speaker = Speaker(
+    def _new_speaker(self) -> Speaker:
+        return Speaker(
             self._bus,
             self.call_id,
             self._worker.name,
@@ -202,6 +250,12 @@ class HeldCall:
             self._write,
             lambda error: self.feed(CallEnded()),
         )
+
+    async def _open(self, *, read: bool) -> None:
+        """From the document in the bucket, or with `read` False from the one that was suspended here."""
+        if self._speaker is None or self._speaker.gone:
+            self._speaker = self._new_speaker()
+        speaker = self._speaker
         try:
             if self._suspending is not None:
                 await self._suspending

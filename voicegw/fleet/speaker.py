@@ -20,6 +20,7 @@ from voicegw.fleet.view import ids_of
 from voicegw.frozen import FrozenCall
 from voicegw.media.playback import Playback
 from voicegw.signalling import SignallingReceiver
+from voicegw.snapshot import Announcement
 
 OP4_S: Final = 1.4  # a wish that is not out by then counts as not sent, see voice_state.py
 CHECKPOINT_S: Final = 2.0
@@ -95,8 +96,26 @@ class Speaker:
         self.bot = bus.subject("call", call_id, "bot")
         self._client: VoiceClient | None = None
         self._playbacks: dict[str, Playback] = {}
+        self._ahead: Mapping[str, Any] = {}
         self.gone = False
         self._opened = False
+
+    async def dial_ahead(self, options: Mapping[str, Any], announced: Announcement) -> bool:
+        """Get ready for a call with these options that is another worker's yet; are we?"""
+        if self.gone:
+            return False
+        guild_id, user_id = ids_of(self._call_id)
+        self._ahead = options
+        try:
+            client = LeasedClient(
+                user_id=user_id,
+                guild_id=guild_id,
+                signalling=BotSignalling(self._bus, self.bot, self._attached),
+                **{**options, **self._trust},
+            )
+            return await client.expect(announced)
+        except VoiceError:
+            return False
 
     async def open(self, document: CallDocument) -> None:
         """Thaw the call, or join.
@@ -105,6 +124,7 @@ class Speaker:
             VoiceError: it is over.
         """
         signalling = BotSignalling(self._bus, self.bot, self._attached)
+        client: VoiceClient
         if document.frozen is None:
             guild_id, user_id = ids_of(self._call_id)
             options = {**document.options, **self._trust}
@@ -113,19 +133,30 @@ class Speaker:
             await client.connect(document.channel_id)
         else:
             frozen = FrozenCall.from_bytes(document.frozen, self._bus.seal.keys)
-            client = await LeasedClient.thaw(
-                frozen,
-                signalling=signalling,
-                openers=self._openers.openers,
-                write=self._write,
-                every_s=CHECKPOINT_S,
-                **self._trust,
-            )
+            client = await self._client_for(frozen, signalling)
+            await client.go_on(frozen, openers=self._openers.openers, write=self._write, every_s=CHECKPOINT_S)
             for playback in (client.player.playing, *client.player.queued, *client.player.over):
                 if playback is not None and isinstance(playback.source, AskedSource):
                     self._follow(playback.source.playback_id, playback)
         self._opened = True
         self._tell({})
+
+    async def _client_for(self, frozen: FrozenCall, signalling: BotSignalling) -> VoiceClient:
+        """The one that has dialled ahead, where its options are the call's; else one that has not."""
+        ahead = self._client
+        if ahead is not None and self._ahead == frozen.options:
+            return ahead
+        if ahead is not None:
+            self._client = None
+            await ahead.close()
+        given = {**frozen.options, "channel_id": frozen.session.channel_id, **self._trust}
+        return LeasedClient(user_id=frozen.user_id, guild_id=frozen.guild_id, signalling=signalling, **given)
+
+    @property
+    def announcement(self) -> tuple[Mapping[str, Any], Announcement] | None:
+        """What another worker needs to dial ahead: options and endpoint; None where there is no session."""
+        announced = self._client.announcement() if self._client is not None else None
+        return None if announced is None or self._client is None else (self._client.options, announced)
 
     async def turn_over(self) -> None:
         """Until a frame has just left: to be silent from here on is heard the shortest."""
@@ -277,10 +308,10 @@ class Speaker:
 
     def _attached(self, client: VoiceClient) -> None:
         self._client = client
-        client.add_listener(self._noticed)
+        client.add_listener(lambda notice: self._noticed(client, notice))
 
-    def _noticed(self, notice: Notice) -> None:
-        if self.gone:
+    def _noticed(self, client: VoiceClient, notice: Notice) -> None:
+        if self.gone or client is not self._client:
             return
         self._tell({"notice": notice_to(notice)})
         if isinstance(notice, Closed):

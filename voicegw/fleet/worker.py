@@ -298,15 +298,15 @@ class Worker:
         if seen.entry.life == self.life and owner == self.name:
             if held is None:
                 held = self._hold(call_id)
-            held.revision = seen.revision
+            held.revision, held.giver = seen.revision, ""
             held.feed(ClaimWon())
         elif owner is not None:
-            if held is not None:
+            if held is not None and owner != held.giver:
                 held.feed(OwnerSeen())
                 held.feed(LeaseLost())
         elif held is None:
             self._consider(call_id)
-        elif seen.revision > held.revision:
+        elif seen.revision > held.revision or held.giver:
             held.feed(OwnerSeen())
             self._consider(call_id)
 
@@ -332,6 +332,11 @@ class Worker:
         """Tell the worker that offered the call that it speaks."""
         if before and before != self.name:
             self.bus.spawn(self.bus.tell(self.bus.subject("worker", before), {"do": "confirmed", "call": call_id}))
+
+    def taker_of(self, call_id: str) -> str | None:
+        """Another worker that may have the call."""
+        order = self._view.order(call_id) if call_id in self._view.calls else []
+        return next((name for name in order if name != self.name), None)
 
     def _streamed(self, call: str, playback: str, is_opus: bool) -> StreamedSource:
         """A source that only the bot can read."""
@@ -361,6 +366,11 @@ class Worker:
                 self.drain()
             case "shed":
                 self.bus.spawn(self._hand_over(list(self._held.values()), asked["calls"]))
+            case "announce" if self._taking and asked["call"] not in self._held:
+                held = self._held[asked["call"]] = HeldCall(self, asked["call"], asked["revision"], asked["from"])
+                if await held.promise(asked["from"], asked):
+                    return {"life": self.life}
+                held.feed(OwnerSeen())
             case "confirmed" if asked["call"] in self._confirmed:
                 self._confirmed[asked["call"]].set()
         return {"calls": len(self._held)}
@@ -379,7 +389,7 @@ class Worker:
 
     def _somebody_else(self, call_id: str) -> bool:
         """Is there another worker that may have the call?"""
-        return call_id in self._view.calls and any(name != self.name for name in self._view.order(call_id))
+        return self.taker_of(call_id) is not None
 
     async def _hand_over(self, calls: list[HeldCall], most: int) -> int:
         """One after the other: whoever takes a call opens only that one, and it is silent for a short while.

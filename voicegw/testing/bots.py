@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONNECT_S = 30.0
 CLOSE_S = 5.0
 HOME_S = 90.0
+TOLD_AHEAD_S = 1.0
 
 
 class Frames:
@@ -127,18 +128,29 @@ class Bot:
             self.watch.violate(f"V15: connect took {took_s:.1f} s")
 
     async def hand_over(self, crash: bool, away_s: float) -> None:
-        """Its call goes to another process: frozen, or taken from the last checkpoint of one that died."""
+        """Its call goes to another process: frozen, or taken from the last checkpoint of one that died.
+
+        Where it is there at once, it has been told ahead.
+        """
         if self.handing or self.over:
             return
         self.handing = True
+        ahead: SimulatedClient | None = None
         try:
+            announced = self.client.announcement()
+            if announced is not None and not crash and away_s < TOLD_AHEAD_S:
+                ahead = self._make()
+                self.signalling.attach(self.client)  # which has the call until it is frozen
+                await ahead.expect(announced)
             stored = self._stored
             frozen = await self.client.freeze()
             if crash and stored is not None:  # what dies tells nothing that it has not told before
                 frozen = stored
             await asyncio.sleep(away_s)
             self.notices.clear()
-            self.client = client = self._make()
+            client, ahead = ahead or self._make(), None
+            self.signalling.attach(client)
+            self.client, self._stored = client, None
             await client.go_on(frozen, CONNECT_S, {"frames": Frames}, self._write if self._keeps else None)
         except VoiceError:
             pass
@@ -146,6 +158,8 @@ class Bot:
             self.watch.violate(f"V15: a hand-over raised {error!r}")
         finally:
             self.handing = False
+            if ahead is not None:
+                await ahead.close()
 
     def speak(self, frames: int) -> None:
         """Play, if there is a call."""

@@ -520,7 +520,8 @@ class Chaos:
             code = draw.choice(CLOSE_CODES)
             world.instead["SendResume"] = lambda effect: [world._stamped(SocketClosed(code))]
         self.fold()
-        world.hand_over(crash=draw.random() < 0.5, away_s=draw.choice((0.0, 0.05, 3.0, 70.0)))
+        ahead_s = draw.choice((None, 0.0, 0.05, 20.0))
+        world.hand_over(crash=draw.random() < 0.5, away_s=draw.choice((0.0, 0.05, 3.0, 70.0)), announced_s=ahead_s)
         yield from ()
 
     def wear(self) -> Iterator[Event | Stamped]:

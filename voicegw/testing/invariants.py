@@ -228,9 +228,8 @@ class Invariants:
         self.latest["websocket"] = effect.generation
         self.dials += 1
         self.announced = 0
-        credentials = session.shared.credentials
         try:
-            parse_endpoint(credentials.endpoint if credentials else "", session.shared.options.allowed_hosts)
+            parse_endpoint(session.gateway.endpoint, session.shared.options.allowed_hosts)
         except InvalidEndpoint as error:
             raise broken("V19", event, session, f"dials {error}") from error
 
@@ -350,8 +349,10 @@ def forbidden_together(states: States) -> Iterator[str]:
         yield "V09: speech leaves while E2EE is not ready"
     if over and speech == "speaking":
         yield "V09: speech leaves without a voice session"
-    if over and dave != "off":
+    if over and dave != "off" and not (dave == "ahead" and gateway.endswith("_ahead")):
         yield "V16: the group outlives its voice session"
+    if gateway.endswith("_ahead") and call != "announced":
+        yield "V16: a websocket is dialled ahead for no call"
     if over and transport != "closed":
         yield "V16: the UDP path outlives its voice session"
     if over and heartbeat != "stopped":

@@ -28,6 +28,7 @@ from voicegw.events import (
     FreezeRequested,
     GroupJoined,
     GroupRejected,
+    HandOverAnnounced,
     IdentityDiffered,
     IpDiscovered,
     JoinAbandoned,
@@ -64,7 +65,7 @@ from voicegw.events import (
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy, Options, VoiceSession
 from voicegw.signalling import VoiceFlags
-from voicegw.snapshot import SessionSnapshot
+from voicegw.snapshot import Announcement, SessionSnapshot
 from voicegw.testing.invariants import forbidden
 from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, GUILD, MEDIA, OTHER, USER
 from voicegw.wire.encryption import PREFERRED_MODES
@@ -178,6 +179,10 @@ OTHERS: Mapping[str, Event] = {
     "join elsewhere": JoinRequested(CHANNEL + 1),
     "join abandoned": JoinAbandoned(VoiceTimeout("explored")),
     "leave": LeaveRequested(),
+    "announced": HandOverAnnounced(Announcement(ENDPOINT, CHANNEL, 1)),
+    "announced without a group": HandOverAnnounced(Announcement(ENDPOINT, CHANNEL)),
+    "announced elsewhere": HandOverAnnounced(Announcement("voice.discord.media:2048", CHANNEL + 1, 1)),
+    "foreign endpoint announced": HandOverAnnounced(Announcement("example.com", CHANNEL, 1)),
     "frozen": FreezeRequested(),
     **{f"thawed from {dave}": CallThawed(_snapshot(dave)) for dave in FROZEN_AS},
     "thawed without a session": CallThawed(SessionSnapshot(CHANNEL, CHANNEL)),

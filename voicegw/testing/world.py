@@ -39,6 +39,7 @@ from voicegw.events import (
     Event,
     FreezeRequested,
     GroupJoined,
+    HandOverAnnounced,
     IpDiscovered,
     JoinRequested,
     KeyPackageMade,
@@ -53,6 +54,7 @@ from voicegw.events import (
 )
 from voicegw.secret import Secret
 from voicegw.session import Options, Transition, VoiceSession
+from voicegw.snapshot import Announcement
 from voicegw.testing.invariants import Invariants, Violation, broken, refused
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
@@ -180,8 +182,10 @@ class World:
         self.feed(JoinRequested(channel_id))
         self.settle()
 
-    def hand_over(self, *, crash: bool = False, away_s: float = 0.0) -> None:
+    def hand_over(self, *, crash: bool = False, away_s: float = 0.0, announced_s: float | None = None) -> None:
         """The call goes on in another process, `away_s` later: frozen before, or taken from its last checkpoint.
+
+        With `announced_s` it was announced there, so long before that it may be dialled ahead.
 
         Raises:
             Violation: an invariant does not hold.
@@ -197,6 +201,14 @@ class World:
         self._early.clear()
         self._socket = self._udp = 0
         self.now += away_s
+        if announced_s is not None and snapshot.endpoint is not None:
+            version = snapshot.dave_protocol_version
+            self.feed(
+                HandOverAnnounced(
+                    Announcement(snapshot.endpoint, snapshot.channel_id, version, snapshot.external_sender)
+                )
+            )
+            self.advance(announced_s)
         self.feed(CallThawed(snapshot))
 
     def sent(self, kind: type[Effect]) -> list[Effect]:
