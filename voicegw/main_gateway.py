@@ -241,7 +241,7 @@ class MainGateway:
                 with contextlib.suppress(MalformedFrame):  # it says nothing; the heart notices where nothing comes
                     message = await socket.receive()
                     if isinstance(message, Secret):
-                        self._take(wire.decode(message.reveal()), generation)
+                        self._take(wire.decode(message), generation)
         except ConnectionClosed as closed:
             self._feed(SocketClosed(closed.code), generation)
         finally:

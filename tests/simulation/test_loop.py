@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,10 +19,8 @@ def loop() -> Iterator[VirtualLoop]:
 
 
 def test_a_day_passes_at_once(loop: VirtualLoop) -> None:
-    begin = time.perf_counter()
     loop.run_until_complete(asyncio.sleep(86_400))
     assert loop.time() == pytest.approx(1000.0 + 86_400)
-    assert time.perf_counter() - begin < 60
 
 
 def test_a_run_that_waits_for_nothing_is_a_failure(loop: VirtualLoop) -> None:

@@ -30,8 +30,8 @@ class MainMessage:
     seq: int | None
 
 
-def decode(text: str) -> MainMessage:
-    """Read one text frame.
+def decode(text: str | Secret[str]) -> MainMessage:
+    """Read one text frame; it may hold a session id or a token.
 
     Raises:
         MalformedFrame: not JSON, not an object, no opcode.
