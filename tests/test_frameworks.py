@@ -221,6 +221,8 @@ async def test_after_is_called_in_a_thread_that_may_play_on(server: VoiceServer)
     assert not voice.is_paused()
     with pytest.raises(TypeError, match="function"):
         voice.play(AudioSource(), after="next")
+    with pytest.raises(TypeError, match="open_source"):
+        voice.play("song.ogg")
     await voice.disconnect()
 
 

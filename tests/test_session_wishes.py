@@ -55,6 +55,17 @@ def backing_off() -> World:
     return world
 
 
+def clearing(world: World) -> World:
+    """Its join, the first or after a lost session, was not answered; a ghost may be in the way, so it has left."""
+    world.unanswered.add("SendVoiceState")
+    if world.states["call"] == "connected":
+        world.server(SocketClosed(4006), numbered=False)
+    else:
+        world.join()
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    return world
+
+
 def test_the_channel_that_one_is_in_is_joined_already() -> None:
     world = ready()
     asked = len(world.sent(SendVoiceState))
@@ -132,10 +143,7 @@ def test_a_call_that_has_closed_ends_where_its_leave_cannot_be_said() -> None:
 
 def test_one_leave_of_ours_excuses_one_departure() -> None:
     """The ghost of an earlier process is cleared by a leave; a second word of being out is a kick."""
-    world = World()
-    world.unanswered.add("SendVoiceState")
-    world.join()
-    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world = clearing(World())
     world.unanswered.clear()
     world.feed(VoiceStateUpdated(None, Secret("out")))
     world.until(lambda: world.states["call"] == "connected", 10)
@@ -303,10 +311,7 @@ def test_a_server_that_comes_while_one_waits_is_kept_for_the_session_that_follow
 
 
 def test_who_is_out_is_not_kicked_by_hearing_it_once_more() -> None:
-    world = ready()
-    world.unanswered.add("SendVoiceState")
-    world.server(SocketClosed(4006), numbered=False)
-    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world = clearing(ready())
     for _ in range(2):
         world.feed(VoiceStateUpdated(None, Secret("out")))
     assert world.states["call"].startswith("joining")
@@ -325,10 +330,7 @@ def test_each_leave_of_ours_excuses_a_departure_however_late_it_is_answered() ->
 
 
 def test_a_leave_from_before_we_were_connected_excuses_nobody() -> None:
-    world = World()
-    world.unanswered.add("SendVoiceState")
-    world.join()
-    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world = clearing(World())
     world.unanswered.clear()
     world.until(lambda: world.states["call"] == "connected", 10)
     world.feed(VoiceStateUpdated(None, Secret("taken out")))
@@ -354,10 +356,7 @@ def test_another_main_session_does_not_know_us_inside_yet() -> None:
 
 
 def test_a_leave_in_a_main_session_that_died_excuses_nobody() -> None:
-    world = ready()
-    world.unanswered.add("SendVoiceState")
-    world.server(SocketClosed(4006), numbered=False)
-    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world = clearing(ready())
     world.feed(MainSessionLost())
     world.feed(MainSessionStarted())
     world.feed(VoiceStateUpdated(CHANNEL, Secret("there")))

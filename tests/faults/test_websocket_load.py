@@ -44,11 +44,17 @@ from voicegw.wire.opcodes import Opcode
 SOON_S = 120.0
 
 
-def handshaking(sim: Simulation) -> tuple[SimulatedClient, asyncio.Task[None]]:
-    """A client whose Ready does not come."""
-    sim.server.faults.withhold.add(Opcode.READY)
+async def begun(sim: Simulation, phase: str) -> tuple[SimulatedClient, asyncio.Task[None]]:
+    """A client in its handshake, whose Ready does not come, or one that is ready; and its `connect`."""
     client = sim.client(1)
-    return client, asyncio.create_task(client.connect(CHANNEL, timeout_s=SOON_S))
+    if phase == "H":
+        sim.server.faults.withhold.add(Opcode.READY)
+        connecting = asyncio.create_task(client.connect(CHANNEL, timeout_s=SOON_S))
+        await sim.server.wait_for(lambda: bool(sim.server.records(1, Opcode.READY, "out")))
+    else:
+        connecting = asyncio.create_task(client.connect(CHANNEL))
+        await connecting
+    return client, connecting
 
 
 # -- F56: a handler raises
@@ -86,13 +92,7 @@ def test_a_handler_that_raises_ends_the_websocket_at_once_and_not_the_call(
     phase: str, owner: Any, name: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story(sim: Simulation) -> None:
-        if phase == "H":
-            client, connecting = handshaking(sim)
-            await sim.server.wait_for(lambda: bool(sim.server.records(1, Opcode.READY, "out")))
-        else:
-            client = sim.client(1)
-            connecting = asyncio.create_task(client.connect(CHANNEL))
-            await connecting
+        client, connecting = await begun(sim, phase)
         if phase == "U":
             sim.server.faults.withhold.add(Opcode.RESUMED)
             sim.server.drop_socket(1)
@@ -197,19 +197,19 @@ def test_ten_thousand_messages_are_taken_in_order_while_the_heart_beats(phase: s
 # -- F58: the peer does not read
 
 
+async def unread(sim: Simulation, phase: str) -> tuple[SimulatedClient, asyncio.Task[None]]:
+    """A client in its handshake or ready, whose server does not read what it says any more."""
+    client, connecting = await begun(sim, phase)
+    transport = sim.server._connection(1)._transport
+    assert transport is not None
+    transport.pause_reading()
+    return client, connecting
+
+
 @covers("F58")
 def test_what_the_peer_does_not_read_is_bounded_and_then_the_connection_is_lost(phase: str) -> None:
     async def story(sim: Simulation) -> None:
-        if phase == "H":
-            client, connecting = handshaking(sim)
-            await sim.server.wait_for(lambda: bool(sim.server.records(1, Opcode.READY, "out")))
-        else:
-            client = sim.client(1)
-            connecting = asyncio.create_task(client.connect(CHANNEL))
-            await connecting
-        transport = sim.server._connection(1)._transport
-        assert transport is not None
-        transport.pause_reading()
+        client, connecting = await unread(sim, phase)
         most = 0
         for number in range(2 * MOST_WAITING):
             await client.gateway.send_as_json({"op": 14, "d": {"number": number, "padding": "x" * 2000}})
@@ -229,16 +229,7 @@ def test_what_the_peer_does_not_read_is_bounded_and_then_the_connection_is_lost(
 @covers("F58", "HR")
 def test_a_minute_without_reading_is_found_by_the_heart(phase: str) -> None:
     async def story(sim: Simulation) -> None:
-        if phase == "H":
-            client, connecting = handshaking(sim)
-            await sim.server.wait_for(lambda: bool(sim.server.records(1, Opcode.READY, "out")))
-        else:
-            client = sim.client(1)
-            connecting = asyncio.create_task(client.connect(CHANNEL))
-            await connecting
-        transport = sim.server._connection(1)._transport
-        assert transport is not None
-        transport.pause_reading()
+        client, connecting = await unread(sim, phase)
         lost = {"H": "ready_timeout", "R": "heart_died"}[phase]
         await client.wait_for(lambda: any(step.event == lost for step in client.history), 60.0)
         assert len(client.gateway._outbox) <= 10

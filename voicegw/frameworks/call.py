@@ -97,7 +97,7 @@ class FrameworkCall:
         `voicegw.VoiceClient.play`.
 
         Raises:
-            TypeError: `after` cannot be called.
+            TypeError: `source` is none, or `after` cannot be called.
             TooManyStreams: this process cannot keep another stream at pace.
         """
         if after is not None and not callable(after):
@@ -114,7 +114,7 @@ class FrameworkCall:
 
     def adapt(self, source: Any) -> Source:
         """A source of the framework's as one of ours; ours as it is."""
-        ours: Source = FrameworkSource(source) if callable(source.is_opus) else source
+        ours: Source = FrameworkSource(source) if callable(getattr(source, "is_opus", None)) else source
         return ours
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Final, Self
@@ -35,6 +36,7 @@ RECORD_BYTES: Final = 32 << 20
 STREAMS: Final = 32
 KEEPALIVE_LOOKS: Final = 50
 TOKEN_BYTES: Final = 24
+NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 async def serve_view(
@@ -93,9 +95,9 @@ class View:
                 web.get("/maps/{machine}.svg", self._map),
                 web.get("/events", self._events),
                 web.get("/calls", self._list),
-                web.get("/calls/{number:\\d+}", self._call),
-                web.get("/calls/{number:\\d+}/record", self._flight_record),
-                web.get("/calls/{number:\\d+}/play", self._play_call),
+                web.get("/calls/{number:[0-9]{1,9}}", self._call),
+                web.get("/calls/{number:[0-9]{1,9}}/record", self._flight_record),
+                web.get("/calls/{number:[0-9]{1,9}}/play", self._play_call),
                 web.get("/play", self._play_given),
                 web.post("/play", self._play_posted),
                 web.get("/metrics", self._metrics),
@@ -175,7 +177,7 @@ class View:
         try:
             await response.prepare(request)
             quiet = 0
-            async for change in self._watching.changes(int(shown) if shown.isdecimal() else None):
+            async for change in self._watching.changes(int(shown) if NUMBER.fullmatch(shown) else None):
                 quiet = 0 if change else quiet + 1
                 if change:
                     await response.write(f"data: {json.dumps(change)}\n\n".encode())
