@@ -131,6 +131,31 @@ def test_a_key_is_refused_when_it_is_spent() -> None:
     assert sealer.counter.uses == 2**32 - 1
 
 
+@pytest.mark.parametrize("mode", PREFERRED_MODES)
+def test_many_at_once_are_sealed_as_one_after_the_other(mode: str) -> None:
+    key = bytes([5 + PREFERRED_MODES.index(mode)]) * 32
+    sealer = TransportCipher(mode, Secret(key), keys=KeyTable())
+    sealer.counter.uses = 2**31 - 2  # where the count comes round
+    headers, plain = [pack_header(n, 960 * n, 7) for n in range(4)], [b"%d" % n for n in range(4)]
+    together = sealer.seal_all(headers, plain)
+    other = TransportCipher(mode, Secret(key), keys=KeyTable())
+    other.counter.uses = 2**31 - 2
+    assert together == [other.seal(*each) for each in zip(headers, plain, strict=True)]
+    assert [suffix_of(data) for data in together] == [2**32 - 2, 2**32 - 1, 0, 1]
+    assert sealer.counter.uses == 2**31 + 2
+
+
+@pytest.mark.parametrize(("leased", "error"), [(None, KeyExhausted), (2**32 - 5, LeaseEnded)])
+def test_where_not_all_may_be_sealed_none_is(leased: int | None, error: type[Exception]) -> None:
+    sealer = TransportCipher(PREFERRED_MODES[0], Secret(bytes([7]) * 32), keys=KeyTable())
+    sealer.counter.lease(leased)
+    sealer.counter.uses = sealer.counter.limit - 2
+    with pytest.raises(error):
+        sealer.seal_all([b"h" * 12] * 3, [b""] * 3)
+    assert len(sealer.seal_all([b"h" * 12] * 2, [b""] * 2)) == 2
+    assert sealer.counter.uses == sealer.counter.limit
+
+
 # -- the count of one key: where it may go, and what is told of a peer that comes near
 
 FIRST, TOP = 2**31, 2**32

@@ -73,7 +73,11 @@ class Process:
 
     def send(self, frames: int) -> None:
         for _ in range(frames):
-            self.sender.send(b"speech")
+            if self.sender.ready:
+                self.sender.ready.pop()
+                self.wire.sends(self.key, self.sender.ready.pop())
+            else:
+                self.sender.send(b"speech")
 
     def document(self, ahead: int) -> Document:
         return Document(self.key, self.sender.mark(ahead), self.sender.keys(ahead))
@@ -100,6 +104,8 @@ class Fleet:
         owner = self.owner
         if step in ("send", "many"):
             owner.send(1 if step == "send" else 2 * LEASE)
+        elif step == "ready":
+            owner.sender.make_ready([b"speech"] * 3)
         elif step == "checkpoint":
             document = owner.document(LEASE)
             self.stored = document
@@ -133,6 +139,16 @@ def test_every_order_of_five_steps_uses_no_nonce_and_no_number_twice() -> None:
             fleet.do(step)
         sent += fleet.wire.count
     assert sent > 60_000
+
+
+def test_what_is_made_ready_is_leased_as_well() -> None:
+    sent = 0
+    for order in product(("ready", "send", *STEPS[:2], "crash", "freeze", "stale", "same key"), repeat=4):
+        fleet = Fleet()
+        for step in ("send", "ready", *order):
+            fleet.do(step)
+        sent += fleet.wire.count
+    assert sent > 9_000
 
 
 def test_what_is_leased_can_be_sent_and_nothing_more() -> None:
@@ -197,7 +213,7 @@ class Fleets(RuleBasedStateMachine):
         super().__init__()
         self.fleet = Fleet()
 
-    @rule(step=st.sampled_from((*STEPS, "send", "checkpoint", "many", "freeze")))
+    @rule(step=st.sampled_from((*STEPS, "ready", "ready", "send", "checkpoint", "many", "freeze")))
     def step(self, step: str) -> None:
         """Anything."""
         self.fleet.do(step)

@@ -11,6 +11,7 @@ import pytest
 
 from voicegw.errors import TooManyStreams
 from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, FULL_SLOT, LEAST_GAP_S, SLOTS, Pacer, PacerThread
+from voicegw.media.sender import READY_FRAMES
 from voicegw.media.workers import ThreadWorkers
 
 
@@ -39,6 +40,7 @@ class Stream:
         self.began: list[float] = []
         self.sent: list[float] = []
         self.skipped = 0
+        self.prepared: list[float] = []
         self.rested = False
 
     def begin(self, due: float) -> None:
@@ -53,6 +55,9 @@ class Stream:
 
     def skip(self, frames: int) -> None:
         self.skipped += frames
+
+    def prepare(self) -> None:
+        self.prepared.append(self.clock.now)
 
 
 def drive(pacer: Pacer, clock: Clock, until: float) -> None:
@@ -104,6 +109,43 @@ def test_a_stream_begins_within_a_frame() -> None:
     drive(pacer, clock, 51.995)
     assert second.sent[0] == pytest.approx(51.02)
     assert first.sent == pytest.approx([50.0 + n * FRAME_S for n in range(100)])
+
+
+def test_what_the_next_frames_need_is_done_when_all_of_the_slot_have_left() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock, cost_s=1e-5) for _ in range(3)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.0 + 1.99)
+    for stream in streams:
+        assert [round((at - 50.0) / FRAME_S) for at in stream.prepared] == [*range(0, 100, READY_FRAMES)]
+        assert all(at in {sent + 1e-5 for sent in streams[-1].sent} for at in stream.prepared)
+
+
+def test_a_crowded_slot_prepares_its_streams_in_turns() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock) for _ in range(SLOTS * (FULL_SLOT + 2))]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.0 + READY_FRAMES * FRAME_S - 1e-4)
+    assert {len(stream.prepared) for stream in streams} == {1}
+    most = max(Counter(stream.prepared[0] for stream in streams).values())
+    assert most == math.ceil((FULL_SLOT + 2) / READY_FRAMES)
+
+
+def test_a_stream_that_cannot_be_prepared_leaves_alone(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    pacer = made(clock)
+    bad, good = Stream(clock), Stream(clock)
+    bad.prepare = lambda: 1 // 0  # type: ignore[method-assign, assignment]
+    pacer.add(bad)
+    pacer.add(good)
+    drive(pacer, clock, 50.5)
+    assert len(bad.sent) == 1
+    assert len(good.sent) > 20
+    assert "paced no longer" in caplog.text
 
 
 @pytest.mark.parametrize(("since_s", "soon_s"), [(0.0015, 0.002), (0.0055, 0.006), (0.0165, 0.02)])

@@ -125,7 +125,7 @@ def test_packets_are_numbered_and_time_goes_on() -> None:
     assert {(view.ssrc, view.payload_type) for view in views} == {(SSRC, 120)}
     assert not any(view.has_padding or view.has_extension for view in views)
     assert wire.frames()[-1] == SILENCE_FRAME
-    assert wire.sender.bytes == sum(map(len, wire.sent))
+    assert wire.sender.octets == sum(map(len, wire.sent))
 
 
 def hold_one(wire: Wire) -> None:

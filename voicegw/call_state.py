@@ -74,7 +74,7 @@ class CallState:
     def stats(self) -> CallStats:
         """What was sent and heard."""
         sender = self.sender
-        return CallStats(sender.packets, sender.bytes, sender.held, sender.errors, self.receiver.stats)
+        return CallStats(sender.packets, sender.octets, sender.held, sender.errors, self.receiver.stats)
 
     @property
     def credentials(self) -> Credentials:

@@ -152,20 +152,26 @@ class Hands:
             case ForgetUser(user_id=user_id):
                 self._receiver.forget_user(user_id)
             case CreateGroup():
-                self._follow(self._group.create(effect))
+                self._regrouped(self._group.create(effect))
             case SetExternalSender(data=data):
                 self._group.set_external_sender(data)
             case ApplyProposals():
                 self._follow(self._group.apply_proposals(effect))
             case ApplyCommit():
-                self._follow(self._group.apply_commit(effect))
+                self._regrouped(self._group.apply_commit(effect))
             case ApplyWelcome():
-                self._follow(self._group.apply_welcome(effect))
+                self._regrouped(self._group.apply_welcome(effect))
             case SetPassthrough():
                 self._group.set_passthrough(effect)
             case DropGroup():
                 self._group.drop()
+                self._sender.forget()
             case Report(notice=notice):
                 self._report(notice)
             case _:
                 assert_never(effect)
+
+    def _regrouped(self, events: Iterable[Event]) -> None:
+        """What was encrypted ahead for the group of before does not leave."""
+        self._sender.forget()
+        self._follow(events)

@@ -21,7 +21,7 @@ from voicegw.errors import KeyExhausted, NoCommonMode
 from voicegw.events import SocketClosed
 from voicegw.media import sender as sender_module
 from voicegw.media.opener import OLD_KEY_S, PacketOpener
-from voicegw.media.sender import StreamSender
+from voicegw.media.sender import READY_FRAMES, StreamSender
 from voicegw.secret import Secret
 from voicegw.server.session import ServerSession
 from voicegw.testing.simulation import Simulation
@@ -100,7 +100,8 @@ def test_the_same_key_again_goes_on_counting(phase: str, monkeypatch: pytest.Mon
             await asyncio.sleep(2 + turn)
         spent = [number for client in (alice, bob) for _, _, number in wire.media(client)]
         assert len(spent) == len(set(spent)) > 600
-        assert sorted(spent) == [*range(min(spent), min(spent) + len(spent))]
+        forgotten = max(spent) - min(spent) + 1 - len(spent)  # what was ready when a session ended is sealed anew
+        assert forgotten <= 2 * 3 * 3 * READY_FRAMES
 
     simulate(story)
 

@@ -47,6 +47,7 @@ ASKED = (
     "tests/test_nonce_model.py",
     "tests/test_receiver.py",
     "tests/test_replay.py",
+    "tests/test_ready.py",
     "tests/test_sender.py",
     "tests/test_sender_lease.py",
     "tests/test_session.py",

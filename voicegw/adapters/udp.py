@@ -21,11 +21,11 @@ LOST_AFTER_S = 2.0
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
 
-def _native_send(udp: socket.socket) -> Callable[[int, bytes, int, int], int] | None:
+def _without_giving_way() -> Callable[[int, bytes, int, int], int] | None:
     """The system's `send`, which does not give the interpreter away.
 
     `socket.send` lets other threads run during each call. While one of them computes, the interpreter comes back
-    after 5 ms, and a pacer that sends hundreds of packets a second falls behind for good. This socket never blocks,
+    after 5 ms, and a pacer that sends hundreds of packets a second falls behind for good. These sockets never block,
     so nobody needs to be let in.
     """
     try:
@@ -35,7 +35,10 @@ def _native_send(udp: socket.socket) -> Callable[[int, bytes, int, int], int] | 
     # Without argtypes: integers and bytes are passed as C has them, which is a tenth of a packet faster.
     send.restype = ctypes.c_ssize_t
     native: Callable[[int, bytes, int, int], int] = send
-    return native if isinstance(udp, socket.socket) else None  # else a simulated one
+    return native
+
+
+_native_send = _without_giving_way()  # one for all: of each socket's own, memory that no cache has at every packet
 
 
 class VoiceUdp:
@@ -45,6 +48,24 @@ class VoiceUdp:
     lost, since late audio is worse than none, and counted in `refused` by the name of its error. `on_lost(name)` is
     called once where it has refused everything for 2 s. Any thread may send.
     """
+
+    __slots__ = (
+        "_address",
+        "_descriptor",
+        "_loop",
+        "_lost",
+        "_native",
+        "_on_datagram",
+        "_on_lost",
+        "_peer",
+        "_reader",
+        "_refusing_since",
+        "_socket",
+        "_system",
+        "received",
+        "refused",
+        "strangers",
+    )
 
     def __init__(
         self,
@@ -79,7 +100,7 @@ class VoiceUdp:
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._descriptor = self._socket.fileno()
-        self._native_send = _native_send(self._socket)
+        self._native = _native_send if isinstance(self._socket, socket.socket) else None  # else a simulated one
         try:
             loop.add_reader(self._socket.fileno(), self._drain)
         except NotImplementedError:  # the proactor loop of Windows
@@ -93,7 +114,7 @@ class VoiceUdp:
 
     def send(self, data: bytes) -> bool:
         """Send one datagram now; False where the kernel refuses it, which is counted and never an error."""
-        native = self._native_send
+        native = self._native
         if native is None or native(self._descriptor, data, len(data), 0) < 0:
             try:  # where the kernel has refused it, asking once more the ordinary way tells why
                 self._socket.send(data)

@@ -188,7 +188,6 @@ class StreamedAway:
             if len(self._kept) == KEPT_FRAMES:
                 self._begin += 1
             self._kept.append(reader.frames.popleft())
-            reader.taken += 1
         if not reader.busy and len(reader.frames) <= reader.low:
             reader.refill()
         return reader.ended and not reader.frames

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voicegw.media.delay import DelayEstimate
 from voicegw.media.heard import SLOT_S, Provenance, UserStats
@@ -20,8 +20,6 @@ GUESS_SAMPLES: Final = 5 * FRAME_SAMPLES  # then a guess fades
 FADE_SAMPLES: Final = 5 * FRAME_SAMPLES  # in that time
 RESTART_PACKETS, RESTART_SLOTS = 5, 3.0
 
-# A member is looked up in a tenth of the time that its class takes.
-_SILENCE: Final = Provenance.SILENCE
 _SETTLE_SLOTS: Final = 25
 _HURRY_SLOTS: Final = 5
 _STALL_SLOTS: Final = 3
@@ -58,14 +56,15 @@ class Turn(NamedTuple):
     missed: int = 0
 
 
-_DECODE: Final = Action.DECODE
+class Arrived(NamedTuple):
+    """A packet in the buffer that plays for `samples` at 48 kHz, 0 where it is padding alone.
 
-Arrived: TypeAlias = tuple[Provenance, bytes, int]
-"""A packet in the buffer: it plays for so many samples at 48 kHz, 0 where it is padding alone; it is empty where it
-cannot be decoded."""
+    `packet` is empty where it cannot be decoded.
+    """
 
-
-_NOTHING: Final[Arrived] = (Provenance.RECEIVED, b"", 0)
+    provenance: Provenance
+    packet: bytes
+    samples: int
 
 
 class Stray(NamedTuple):
@@ -140,59 +139,55 @@ class JitterBuffer:
     def insert(self, sequence: int, arrived: Arrived, now: float) -> None:
         """Take a packet of the network's 16-bit `sequence` that came at `now`."""
         expected = self._next
-        place = expected + ((sequence - expected + 0x8000) & 0xFFFF) - 0x8000
-        if self.active and 0 <= place - expected < self._limit:
-            if place in self._waiting:
-                self.stats.late += 1
-                return
-            if self._strays:
-                self._learn_from_late()
-            self._keep(place, arrived, now)
-        elif not (arrived[2] or self.active):
+        if not (arrived.samples or self.active):
             if expected >= 0 and sequence == expected & 0xFFFF:
                 self._next += 1
-        elif expected < 0:
+            return
+        if expected < 0:
             self._begin(sequence + (1 << 16), arrived, now)
-        elif not self.active and not expected - self._limit <= place < expected:
+            return
+        place = expected + ((sequence - expected + 0x8000) & 0xFFFF) - 0x8000
+        if not self.active and not expected - self._limit <= place < expected:
             self._resume(place, arrived, now)
-        else:
-            self._take_far(sequence, place, arrived, now)
-
-    def _take_far(self, sequence: int, place: int, arrived: Arrived, now: float) -> None:
-        """A packet from before or beyond what may wait."""
+            return
         while place - self._next >= self._limit and self.active and self.slot <= now:  # the clock stood still
             self.play()
         if self._untouched and 0 < self._next - place <= RESTART_PACKETS:  # the first packets came out of order
             self.stats.lost -= min(self._next - place, self._lost_first)
             self._lost_first = max(0, self._lost_first - self._next + place)
             self._next = place
-        if self.active and 0 <= place - self._next < self._limit:
-            self.insert(sequence, arrived, now)
-        else:
+        if not (self.active and 0 <= place - self._next < self._limit):
             self._put_aside(sequence, place, arrived, now)
+            return
+        if place in self._waiting:
+            self.stats.late += 1
+            return
+        if self._strays:
+            self._learn_from_late()
+        self._keep(place, arrived, now)
 
     def _keep(self, place: int, arrived: Arrived, now: float) -> None:
         self._waiting[place] = arrived
         self._heard_at = now
         stats, delay = self.stats, self._delay
         stats.packets += 1
-        provenance, packet, samples = arrived
-        if provenance is _SILENCE:
+        provenance = arrived.provenance
+        if provenance is Provenance.SILENCE:
             stats.silence += 1
-        elif not packet:
-            if not samples:
+        elif not arrived.packet:
+            if not arrived.samples:
                 return
             if provenance is Provenance.UNDECRYPTABLE:
                 stats.undecryptable += 1
             else:
                 stats.misshapen += 1
-            samples = self._samples  # it is as long as its neighbours
-            self._waiting[place] = (provenance, packet, samples)
-        transit = now - place * samples / FRAME_SAMPLES
-        if samples != self._samples:
-            self._expect(samples)
+            arrived = self._waiting[place] = arrived._replace(samples=self._samples)  # it is as long as its neighbours
+        transit = now - place * arrived.samples / FRAME_SAMPLES
+        if arrived.samples != self._samples:
+            self._expect(arrived.samples)
             delay.restart(transit)
-        elif now - self.slot < _STALL_SLOTS and delay.note(transit):  # else we were away, not the network
+        elif now - self.slot < _STALL_SLOTS:  # else we were away, not the network
+            delay.note(transit)
             stats.jitter_s = delay.jitter * SLOT_S
 
     def _begin(self, place: int, arrived: Arrived, now: float) -> None:
@@ -200,7 +195,7 @@ class JitterBuffer:
         if self._ahead:  # of a packet that was longer, or of a slot that is not complete
             self._emit(Turn(self.decoder, self.slot, Action.END, completes=False))
         delay = self._delay
-        self._expect(arrived[2] or FRAME_SAMPLES)
+        self._expect(arrived.samples or FRAME_SAMPLES)
         delay.restart(now - place * self._samples / FRAME_SAMPLES)
         self._next = place
         self._waiting.clear()
@@ -255,7 +250,7 @@ class JitterBuffer:
     def _learn_from_late(self) -> None:
         """The stream goes on, so what was put aside was late: the delay must grow."""
         for stray in self._strays:
-            if stray.place < self._next and stray.arrived[2] == self._samples:
+            if stray.place < self._next and stray.arrived.samples == self._samples:
                 self._delay.note(stray.at - stray.place * self._samples / FRAME_SAMPLES)
         self._strays.clear()
 
@@ -283,35 +278,34 @@ class JitterBuffer:
             self.play()
 
     def _fill(self, slot: int) -> bool:
-        place = self._next
-        arrived = self._waiting.get(place)
+        arrived = self._waiting.get(self._next)
         if arrived is None:
             return self._bridge(slot) if self._waiting else self._wait(slot)
-        provenance, packet, samples = arrived
-        if not samples:
-            del self._waiting[place]
-            self._next = place + 1
+        if not arrived.samples:
+            del self._waiting[self._next]
+            self._next += 1
             return True
         self._settled += 1
-        if provenance is _SILENCE or self._settled >= _SETTLE_SLOTS:
-            correction = self._correction(slot, samples)
+        if arrived.provenance is Provenance.SILENCE or self._settled >= _SETTLE_SLOTS:
+            correction = self._correction(slot, arrived)
             if correction > 0:
                 self.stats.stretched += 1
                 self._guess(slot, Provenance.CONCEALED, awaited=True)
                 return True
             if correction < 0 and self._shorten(slot, arrived):
                 return True
-        del self._waiting[place]
-        self._next = place + 1
+        del self._waiting[self._next]
+        self._next += 1
         if self._waited:
             self.stats.stretched += self._waited
             self._waited = 0
+        packet = arrived.packet
         if not packet:
-            self._guess(slot, provenance, samples)
+            self._guess(slot, arrived.provenance, arrived.samples)
             return True
         self._made_up = 0
-        self._ended = provenance is _SILENCE
-        self._put(slot, _DECODE, provenance, samples, packet, b"")
+        self._ended = arrived.provenance is Provenance.SILENCE
+        self._put(slot, Action.DECODE, arrived.provenance, arrived.samples, packet, b"")
         return True
 
     def _bridge(self, slot: int) -> bool:
@@ -329,15 +323,15 @@ class JitterBuffer:
             return True
         stats.lost += 1
         self._next += 1
-        following = self._waiting.get(self._next, _NOTHING)[1]
-        if not following or not has_copy(following):
+        following = self._waiting.get(self._next)
+        if following is None or not following.packet or not has_copy(following.packet):
             stats.concealed += 1
             self._guess(slot, Provenance.CONCEALED, self._samples)
             return True
         stats.recovered += 1
         self._made_up = 0
         self._ended = False
-        self._put(slot, Action.RECOVER, Provenance.RECOVERED, self._samples, b"", following)
+        self._put(slot, Action.RECOVER, Provenance.RECOVERED, self._samples, b"", following.packet)
         return True
 
     def _wait(self, slot: int) -> bool:
@@ -376,12 +370,12 @@ class JitterBuffer:
 
     # -- the delay
 
-    def _correction(self, slot: int, samples: int) -> int:
+    def _correction(self, slot: int, arrived: Arrived) -> int:
         """1 where a slot must be put in, -1 where one may be left out."""
         delay = self._delay
-        if samples != self._samples:
+        if arrived.samples != self._samples:
             return 0
-        has = slot - self._next * samples / FRAME_SAMPLES - delay.base
+        has = slot - self._next * arrived.samples / FRAME_SAMPLES - delay.base
         self.stats.delay_s = has * SLOT_S
         excess = has - delay.target
         self._settled = 0 if abs(excess) < _HURRY_SLOTS else _SETTLE_SLOTS - _HURRY_SLOTS
@@ -390,14 +384,13 @@ class JitterBuffer:
         return -1 if excess > 1.5 else 0
 
     def _shorten(self, slot: int, arrived: Arrived) -> bool:
-        provenance, packet, samples = arrived
-        ends, following, length = self._waiting.get(self._next + 1, _NOTHING)
-        if not (following and packet) or length != samples:
+        following = self._waiting.get(self._next + 1)
+        if following is None or not (following.packet and arrived.packet) or following.samples != arrived.samples:
             return False
         del self._waiting[self._next], self._waiting[self._next + 1]
         self._next += 2
         self.stats.shortened += 1
         self._made_up = 0
-        self._ended = ends is _SILENCE
-        self._put(slot, Action.MERGE, provenance, samples, packet, following)
+        self._ended = following.provenance is Provenance.SILENCE
+        self._put(slot, Action.MERGE, arrived.provenance, arrived.samples, arrived.packet, following.packet)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sized
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from voicegw.errors import AudioError
 from voicegw.media.sender import StreamSender
@@ -14,12 +14,19 @@ REBUFFER_FRAMES: Final = 5
 _NOT_BEGUN: Final = -1
 
 
-class Feed(Protocol):
-    """Frames that somebody prepares ahead; `low` of them and less call for `refill`."""
+def _nowhere(data: bytes) -> bool:
+    return False
 
+
+class Feed(Protocol):
+    """Frames that somebody prepares ahead; `low` of them and less call for `refill`.
+
+    Where they are `settled`, those that are there will leave as they are, and nobody waits to hear that one has.
+    """
+
+    settled: ClassVar[bool]
     frames: deque[bytes]
     low: int
-    taken: int
     busy: bool
     ended: bool
     error: AudioError | None
@@ -44,15 +51,22 @@ class Lane:
     A feed that runs dry is covered by five frames of silence, once; it goes on when a few frames are there again, and
     the time between is gone for the timestamp, too. `rested` says that its last turn was held; `after_turn` is called
     once, after the next turn.
+
+    The next frames of a settled feed are made datagrams ahead, several at once: in a turn of such a frame nothing is
+    touched but what takes it to the socket. The frames stay in the feed until they leave; whatever else becomes of them
+    there, the datagram of another frame is not sent.
     """
 
     __slots__ = (
         "_dry",
+        "_feed",
+        "_frames",
         "_on_dry",
         "_on_over",
         "_on_silent",
+        "_ready",
+        "_send",
         "after_turn",
-        "feed",
         "real_time",
         "rested",
         "sender",
@@ -67,7 +81,10 @@ class Lane:
         on_dry: Callable[[Feed], None],
     ) -> None:
         self.sender = sender
-        self.feed: Feed | None = None
+        self._ready = sender.ready
+        self._send: Callable[[bytes], bool] = _nowhere
+        self._feed: Feed | None = None
+        self._frames: deque[bytes] = deque()
         self.silence_left = 0
         self.real_time = self.rested = False
         self.after_turn: Callable[[], None] | None = None
@@ -75,6 +92,17 @@ class Lane:
         self._on_over = on_over
         self._on_silent = on_silent
         self._on_dry = on_dry
+
+    @property
+    def feed(self) -> Feed | None:
+        """What is sent."""
+        return self._feed
+
+    @feed.setter
+    def feed(self, feed: Feed | None) -> None:
+        self.sender.forget()
+        self._feed = feed
+        self._frames = deque() if feed is None else feed.frames
 
     def play(self, feed: Feed) -> None:
         """Send what `feed` has from the next frame on."""
@@ -91,21 +119,43 @@ class Lane:
 
     def skip(self, frames: int) -> None:
         self.sender.skip(frames)
-        feed = self.feed
+        feed = self._feed
         if self.real_time and feed is not None:
             for _ in range(min(frames, len(feed.frames))):
                 feed.frames.popleft()
-                feed.taken += 1
             if feed.marks:
                 feed.passed()
 
+    def prepare(self) -> None:
+        feed = self._feed
+        if feed is None or not feed.settled or self._dry:
+            return
+        if not feed.busy and len(feed.frames) <= feed.low:
+            feed.refill()
+        self._send = self.sender.make_ready(feed.frames) or _nowhere
+
     def tick(self) -> bool:
+        ready = self._ready
+        if ready and self.after_turn is None:
+            try:
+                frame = self._frames.popleft()
+            except IndexError:  # they were forgotten just now
+                self.sender.forget()
+            else:
+                if ready.pop() is frame:
+                    datagram = ready.pop()
+                    if not self._send(datagram):
+                        self.sender.refused(datagram)
+                    return True
+                ready.append(frame)
+                self._frames.appendleft(frame)
+                self.sender.forget()
         if self.after_turn is not None:
             after, self.after_turn = self.after_turn, None
             goes_on = self.tick()
             after()
             return goes_on
-        feed = self.feed
+        feed = self._feed
         if feed is None:
             return self._silent_frame()
         self.rested = not self.sender.open
@@ -116,7 +166,6 @@ class Lane:
             return self._without(feed)
         frame = frames.popleft()
         self._dry = 0
-        feed.taken += 1
         if not feed.busy and len(frames) <= feed.low:
             feed.refill()
         self.sender.send(frame)

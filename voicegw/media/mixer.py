@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from voicegw.errors import AudioError
 from voicegw.media.levels import added
@@ -26,6 +26,8 @@ class Mixer:
     `follow(track)` is asked, by the worker, what comes after a track that is over; None ends it. `on_passed(track,
     following)` is called by the pacer when the last frame of a track has left.
     """
+
+    settled: ClassVar = False
 
     __slots__ = (
         "_bitrate",
@@ -48,7 +50,6 @@ class Mixer:
         "frames",
         "low",
         "marks",
-        "taken",
     )
 
     def __init__(
@@ -60,7 +61,6 @@ class Mixer:
         loss: Callable[[], float],
     ) -> None:
         self.frames: deque[bytes] = deque()
-        self.taken = 0
         self.low = RUN_FRAMES
         self.ended = True
         self.busy = True
@@ -82,6 +82,11 @@ class Mixer:
         self._loss = loss
 
     @property
+    def taken(self) -> int:
+        """How many of its frames were taken."""
+        return self._produced - len(self.frames)
+
+    @property
     def tracks(self) -> list[Track]:
         """What sounds."""
         with self._lock:
@@ -91,15 +96,12 @@ class Mixer:
         """Mix these from now on; the first `passed` frames of the first one go out as they are."""
         with self._lock:
             self._tracks = list(tracks)
-            self.frames.clear()
-            self.marks.clear()
-            self._produced = self.taken
+            self._clear()
             self.error = None
             self.ended = self.busy = False
             reader = tracks[0].reader
             for _ in range(min(passed, len(reader.frames))):
                 self.frames.append(reader.frames.popleft())
-                reader.taken += 1
                 self._produced += 1
         self.refill()
 
@@ -127,9 +129,7 @@ class Mixer:
     def flush(self) -> None:
         """Forget what has not left yet; with the pacer's lock held."""
         with self._lock:
-            self.frames.clear()
-            self._produced = self.taken
-            self.marks.clear()
+            self._clear()
         self.refill()
 
     def set_bitrate(self, bitrate: int) -> None:
@@ -161,6 +161,11 @@ class Mixer:
         while self.marks and self.marks[0][0] <= self.taken:
             _, track, following = self.marks.popleft()
             self._on_passed(track, following)
+
+    def _clear(self) -> None:
+        self._produced = self.taken
+        self.frames.clear()
+        self.marks.clear()
 
     # -- the worker's
 

@@ -3,7 +3,8 @@
 20 ms are divided into 20 slots, and a slot is one wake-up. A stream is served in one that is served anyway, in another
 where all of those are full, and in the one that has fewest where all are; one that was held goes on within 5 ms. Frame
 n leaves at start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three frames at once; the
-rest of the time goes by, and the timestamp with it.
+rest of the time goes by, and the timestamp with it. What can be done ahead for the next frames is done behind those of
+a slot.
 
 The pacer itself is driven from outside: `run` serves what is due and says when it wants to be called again. A thread
 drives the one of the process, so that media leaves while the event loop is busy; where the loop has a clock of its
@@ -31,11 +32,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from voicegw.errors import TooManyStreams
+from voicegw.media.sender import READY_FRAMES, SENDING
 
 FRAME_S: Final = 0.02
 SLOTS: Final = 20
 SLOT_S: Final = FRAME_S / SLOTS
-FULL_SLOT: Final = 64
+FULL_SLOT: Final = 128
 SOON_SLOTS: Final = 5
 CATCH_UP_FRAMES: Final = 3
 LEAST_GAP_S: Final = 0.01
@@ -54,7 +56,7 @@ _log = logging.getLogger("voicegw")
 
 
 class Paced(Protocol):
-    """A stream. All three are called with the pacer's lock held and must not block."""
+    """A stream. All are called with the pacer's lock held and must not block."""
 
     def begin(self, due: float) -> None:
         """The first frame leaves at `due` of the pacer's clock."""
@@ -64,6 +66,9 @@ class Paced(Protocol):
 
     def skip(self, frames: int) -> None:
         """Time for so many frames went by unused."""
+
+    def prepare(self) -> None:
+        """Every tenth frame, when those of the slot have left: do ahead what the next ones need."""
 
 
 class Resting(Paced, Protocol):
@@ -215,10 +220,12 @@ class Pacer:
                     self._catch_up(now, CATCH_UP_FRAMES)
                     self._note_load(now)
                     continue
-                count = self._serve(self._tick % SLOTS)
+                place = self._tick % SLOTS
+                count = self._serve(place)
                 late_s = clock() - due
                 self._lateness[bisect_left(LATENESS_MS, late_s * 1000)] += count
                 self._late_s += late_s * count
+                self._prepare(place)
                 self._tick += 1
                 self._unserved = self._tick
 
@@ -247,16 +254,31 @@ class Pacer:
             self._missed += count
             return 0
         over: list[Paced] | None = None
-        for stream in slot:
-            try:
-                if stream.tick():
-                    continue
-            except Exception:
-                _log.exception("a stream failed and is paced no longer")
-            over = [*(over or ()), stream]
+        with SENDING:
+            for stream in slot:
+                try:
+                    if stream.tick():
+                        continue
+                except Exception:
+                    _log.exception("a stream failed and is paced no longer")
+                over = [*(over or ()), stream]
         for stream in over or ():
             self._drop(stream)
         return count
+
+    def _prepare(self, place: int) -> None:
+        """Have the streams of a slot do ahead what their next frames need: all in one go, of a crowded one in turns."""
+        slot, turn = self._slots[place], (self._tick // SLOTS + place) % READY_FRAMES
+        if len(slot) > FULL_SLOT:
+            slot = slot[turn::READY_FRAMES]
+        elif turn:
+            return
+        for stream in tuple(slot):
+            try:
+                stream.prepare()
+            except Exception:
+                _log.exception("a stream failed and is paced no longer")
+                self._drop(stream)
 
     def _catch_up(self, now: float, most: int) -> None:
         """Time was missed: at most so many frames a stream leave, and the rest of the time is let go."""

@@ -30,6 +30,7 @@ class ReadAhead:
         "_lock",
         "_on_closed",
         "_on_frames",
+        "_read",
         "_seek_to",
         "_workers",
         "ahead",
@@ -41,16 +42,16 @@ class ReadAhead:
         "looped",
         "low",
         "source",
-        "taken",
     )
 
     marks: ClassVar[tuple[()]] = ()
+    settled: ClassVar = True
 
     def __init__(self, source: Source, workers: Workers, on_frames: Callable[[], None] = lambda: None) -> None:
         self.source = source
         self.is_opus = source.is_opus
         self.frames: deque[bytes] = deque()
-        self.taken = 0
+        self._read = 0  # frames of the source, up to the last that is here
         self.ahead = AHEAD_FRAMES
         self.low = AHEAD_FRAMES // 2
         self.ended = False
@@ -65,6 +66,11 @@ class ReadAhead:
         self._workers = workers
         self._on_frames = on_frames
         self._on_closed: Callable[[], None] = lambda: None
+
+    @property
+    def taken(self) -> int:
+        """How many frames of the source are behind the one that comes next."""
+        return self._read - len(self.frames)
 
     def bind(self) -> None:
         """Begin to read; on the event loop."""
@@ -89,7 +95,7 @@ class ReadAhead:
             self._seek_to = seconds
             self.ended = False
             self.frames.clear()
-            self.taken = round(seconds * FRAMES_PER_S)
+            self._read = round(seconds * FRAMES_PER_S)
             self._begun = (0, 0)
             if self._filling:
                 return
@@ -119,6 +125,7 @@ class ReadAhead:
             self._on_closed = on_closed
             self._closed = self.ended = True
             self.busy = True
+        self._read = self.taken
         self.frames.clear()
         if not self._filling:
             self._workers.submit(self._let_go)
@@ -165,10 +172,11 @@ class ReadAhead:
                     return True
                 seek_in(self.source, 0.0)
                 since_start = 0
-                self._begun = (self._begun[1], self.taken + len(frames))
+                self._begun = (self._begun[1], self._read)
                 continue
             since_start += 1
             frames.append(frame)
+            self._read += 1
             if first and len(frames) == FIRST_FRAMES:
                 first = False
                 self._on_frames()
@@ -178,6 +186,7 @@ class ReadAhead:
         with self._lock:
             self._seek_to = None
             self.frames.clear()
+            self._read = round(seconds * FRAMES_PER_S)
         seek_in(self.source, seconds)
 
     def _let_go(self) -> None:

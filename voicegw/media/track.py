@@ -83,7 +83,6 @@ class Track:
         """The next 20 ms of a track that is ready, at its level and the one that the `others` leave it."""
         reader = self.reader
         frame = reader.frames.popleft()
-        reader.taken += 1
         if not reader.busy and len(reader.frames) <= reader.low:
             reader.refill()
         if reader.is_opus:
