@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from tests.sessions import last_error, noticed, ready
 from voicegw.effects import (
+    CloseSocket,
     Connected,
     CreateGroup,
-    MapSsrc,
     Moved,
+    MoveFailed,
     OpenSocket,
     Reconnecting,
     SendIdentify,
-    SendResume,
     SendVoiceState,
 )
 from voicegw.errors import ConnectionFailed, Kicked, SignallingError
 from voicegw.events import (
-    CallThawed,
+    Event,
     FrameRejected,
     FreezeRequested,
     JoinRequested,
@@ -39,7 +38,7 @@ from voicegw.events import (
 from voicegw.secret import Secret
 from voicegw.session import VoiceSession
 from voicegw.signalling import VoiceFlags
-from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, OTHER, USER, World
+from voicegw.testing.world import CHANNEL, ENDPOINT, GUILD, USER, World
 from voicegw.wire.payloads import ClientsConnected
 
 ANOTHER = CHANNEL + 1
@@ -94,6 +93,61 @@ def test_another_wish_begins_another_pair() -> None:
     assert world.sent(OpenSocket) == []
     world.feed(VoiceServerUpdated(Secret("of the second"), ENDPOINT))
     assert len(world.sent(OpenSocket)) == 1
+
+
+def connecting() -> World:
+    """A call whose first pair is dialled."""
+    world = World()
+    world.unanswered.add("OpenSocket")
+    world.join()
+    return world
+
+
+def announced() -> World:
+    """A call that hears of another channel, and of no server there."""
+    world = ready()
+    known = world.session.call.session_id
+    assert known is not None
+    world.feed(VoiceStateUpdated(ANOTHER + 1, known))
+    return world
+
+
+def after(event: Event) -> World:
+    """A call that was ready when this came from the voice server, or from the main gateway."""
+    world = ready()
+    world.server(event, numbered=False)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("state", "make"),
+    [
+        ("connecting", connecting),
+        ("moving.announced", announced),
+        ("waiting.endpoint", lambda: after(VoiceServerUpdated(Secret("gone"), None))),
+        ("waiting.verdict", lambda: after(SocketClosed(4014))),
+        ("waiting.server", lambda: after(SocketClosed(4011))),
+    ],
+)
+def test_a_wish_for_another_channel_on_the_way_to_one_is_asked_for_at_once(
+    state: str, make: Callable[[], World]
+) -> None:
+    world = make()
+    world.unanswered.add("SendVoiceState")
+    asked = len(world.sent(SendVoiceState))
+    world.feed(JoinRequested(ANOTHER))
+    assert world.states["call"] == state
+    assert world.sent(SendVoiceState)[asked:] == [SendVoiceState(ANOTHER)]
+    assert world.session.shared.channel_id == ANOTHER
+
+
+def test_a_move_that_cannot_be_asked_for_is_said_and_the_call_goes_on() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.feed(JoinRequested(ANOTHER))
+    world.feed(SignallingFailed("no connection"))
+    assert len(noticed(world, MoveFailed)) == 1
+    assert (world.states["call"], world.session.shared.channel_id) == ("connected", CHANNEL)
 
 
 def test_a_bot_that_leaves_has_no_error_whatever_was_wrong_before() -> None:
@@ -153,6 +207,18 @@ def test_one_leave_of_ours_excuses_one_departure() -> None:
     assert len(world.sent(SendIdentify)) == 1
 
 
+def test_a_server_that_came_before_the_ghost_was_gone_is_no_half_of_the_next_pair() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    world.feed(VoiceServerUpdated(Secret("of the ghost"), ENDPOINT))
+    world.feed(VoiceStateUpdated(None, Secret("of the ghost")))
+    assert world.states["call"] == "joining.asking_again"
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("next")))
+    assert (world.states["call"], world.sent(OpenSocket)) == ("joining.asking_again", [])
+
+
 def test_a_departure_from_before_we_came_is_counted_and_no_kick() -> None:
     world = World()
     world.unanswered.add("SendVoiceState")
@@ -162,14 +228,15 @@ def test_a_departure_from_before_we_came_is_counted_and_no_kick() -> None:
     assert world.session.shared.counters["stale departures"] == 1
 
 
-def test_a_leave_that_was_never_said_excuses_nobody() -> None:
+@pytest.mark.parametrize("answer", [SignallingFailed("no connection"), VoiceStateUpdated(None, Secret("out"))])
+def test_a_leave_that_was_answered_or_never_said_excuses_nobody(answer: Event) -> None:
     world = ready()
     world.unanswered |= {"SendVoiceState", "OpenSocket"}
     world.server(SocketClosed(4006), numbered=False)
     world.until(lambda: world.states["call"] == "waiting.backoff", 30)
     leaves = world.sent(SendVoiceState).count(SendVoiceState(None))
     for _ in range(leaves):
-        world.feed(SignallingFailed("no connection"))
+        world.feed(answer)
     world.unanswered.remove("SendVoiceState")
     world.until(lambda: world.states["call"] == "connecting", 30)
     world.feed(VoiceStateUpdated(None, Secret("taken out")))
@@ -291,6 +358,7 @@ def test_a_channel_that_comes_too_late_for_its_session_is_joined_anew() -> None:
     world.feed(VoiceStateUpdated(99, known))
     assert world.states["call"] == "joining.clearing"
     assert world.sent(SendVoiceState)[-1] == SendVoiceState(None)
+    assert (world.session.call.attempts, len(world.sent(CloseSocket))) == (1, 1)
     world.until(lambda: world.states["call"] == "connected", 10)
     assert world.sent(SendVoiceState)[-1] == SendVoiceState(99)
     assert len(noticed(world, Reconnecting)) == 1
@@ -365,13 +433,25 @@ def test_a_leave_in_a_main_session_that_died_excuses_nobody() -> None:
     assert isinstance(last_error(world), Kicked)
 
 
-def test_the_same_server_is_news_in_another_main_session() -> None:
-    world = ready()
+@pytest.mark.parametrize(
+    ("events", "cooling_down"),
+    [
+        ([MainSessionLost(), MainSessionStarted()], False),
+        ([MainSessionStarted()], False),
+        ([MainSessionStarted()], True),
+        ([MainSessionLost()], True),
+    ],
+)
+def test_the_same_server_is_news_in_another_main_session(events: list[Event], cooling_down: bool) -> None:
+    world = ready(rejoin_after_rate_limit=True)
     token, endpoint = world.session.call.token, world.session.call.endpoint
     assert token is not None
     world.unanswered.add("SendVoiceState")
-    world.feed(MainSessionLost())
-    world.feed(MainSessionStarted())
+    if cooling_down:
+        world.server(SocketClosed(4021), numbered=False)
+    for event in events:
+        world.feed(event)
+    world.until(lambda: world.states["call"] == "joining.asking", 100)
     world.feed(VoiceStateUpdated(CHANNEL, Secret("new session")))
     world.feed(VoiceServerUpdated(token, endpoint))
     assert (world.states["call"], len(world.sent(OpenSocket))) == ("connecting", 2)
@@ -429,81 +509,3 @@ def test_a_new_session_knows_nothing_of_the_one_before() -> None:
         assert getattr(begun.gateway, name) == getattr(new.gateway, name), name
     assert (begun.shared.ssrc, begun.shared.users) == (new.shared.ssrc, new.shared.users)
     assert (begun.shared.sequence.last, begun.shared.sequence.applied) == (-1, {})
-
-
-# -- calls that go on in another process
-
-
-def test_a_call_goes_on_where_it_was_without_a_word_to_the_main_gateway() -> None:
-    world = ready()
-    world.feed(VoiceStateUpdated(99, Secret("moved")))
-    world.feed(VoiceServerUpdated(Secret("moved"), ENDPOINT))
-    world.until(lambda: world.states["call"] == "connected", 10)
-    asked, known = len(world.sent(SendVoiceState)), len(world.notices)
-    world.hand_over()
-    assert world.states["call"] == "thawing"
-    world.until(lambda: world.states["call"] == "connected", 10)
-    assert (len(world.sent(SendResume)), len(world.sent(SendIdentify))) == (1, 2)
-    assert len(world.sent(SendVoiceState)) == asked
-    assert Connected(99) in world.notices[known:]
-    assert noticed(world, Moved) == [Moved(99)]
-    assert world.session.shared.channel_id == 99
-
-
-def test_a_call_that_was_not_yet_there_is_joined_where_it_goes_on() -> None:
-    world = World()
-    world.unanswered.add("SendVoiceState")
-    world.join()
-    world.unanswered.clear()
-    world.hand_over()
-    assert world.states["call"] == "joining.asking"
-    assert world.sent(SendVoiceState) == [SendVoiceState(CHANNEL)] * 2
-    world.until(lambda: world.states["call"] == "connected", 10)
-    assert noticed(world, Connected) == [Connected(CHANNEL)]
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        {"session_id": None},
-        {"token": None},
-        {"secret_key": None},
-        {"endpoint": None},
-        {"endpoint": "voice.example.org:443"},
-        {"media": ("10.0.0.1", 50004)},
-    ],
-    ids=str,
-)
-def test_a_session_that_may_not_be_resumed_is_joined_anew(missing: dict[str, Any]) -> None:
-    snapshot = replace(ready().session.snapshot(), **missing)
-    session = VoiceSession(USER, GUILD)
-    effects = session.receive(CallThawed(snapshot), 1.0)
-    assert session.call.state == "joining.asking"
-    assert SendVoiceState(CHANNEL) in effects
-    assert not any(isinstance(effect, OpenSocket) for effect in effects)
-
-
-def test_whose_streams_are_whose_is_handed_over() -> None:
-    snapshot = ready().session.snapshot(ssrcs=[(5, OTHER)])
-    assert MapSsrc(5, OTHER) in VoiceSession(USER, GUILD).receive(CallThawed(snapshot), 1.0)
-
-
-def test_a_kick_is_one_from_the_first_moment_after_a_hand_over() -> None:
-    world = ready()
-    world.unanswered.add("OpenSocket")
-    world.hand_over()
-    world.notices.clear()  # the call of the other process is closed, too
-    world.feed(VoiceStateUpdated(None, Secret("taken out")))
-    world.until(lambda: world.states["call"] == "closed", 5)
-    assert isinstance(last_error(world), Kicked)
-
-
-def test_the_server_of_before_a_hand_over_is_no_news_after_a_move() -> None:
-    world = ready()
-    token, endpoint = world.session.call.token, world.session.call.endpoint
-    assert token is not None
-    world.hand_over()
-    world.until(lambda: world.states["call"] == "connected", 10)
-    world.feed(VoiceStateUpdated(99, Secret("moved")))
-    world.feed(VoiceServerUpdated(token, endpoint))
-    assert world.states["call"] == "moving.announced"

@@ -26,8 +26,8 @@ from voicegw.errors import TableError
 
 # What kind of test a file has, by the beginning of its path; the kinds are tried in this order.
 KINDS = {
-    "golden runs": ("tests/test_golden.py",),
     "faults": ("tests/faults/",),
+    "golden runs": ("tests/test_golden.py",),
     "proofs": ("tests/test_check.py", "tests/test_tables.py"),
 }
 STORIES, LOADING, NOBODY = "stories", "loading", "nobody"
@@ -51,8 +51,10 @@ ASKED = (
     "tests/test_sender.py",
     "tests/test_sender_lease.py",
     "tests/test_session.py",
+    "tests/test_session_attempts.py",
     "tests/test_session_closes.py",
     "tests/test_session_dave.py",
+    "tests/test_session_handover.py",
     "tests/test_session_main_gateway.py",
     "tests/test_session_media.py",
     "tests/test_session_wishes.py",
