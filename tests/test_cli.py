@@ -132,6 +132,11 @@ def test_without_arguments_it_prints_help(capfd: pytest.CaptureFixture[str]) -> 
         ("diagram", "--format", "gif"),
         ("check", "--wrong"),
         ("simulate", "--seeds", "0"),
+        ("bench", "--rounds", "-1"),
+        ("fleet", "worker", "--max-calls", "0"),
+        ("fleet", "worker", "--files", "no directory"),
+        ("fleet", "demo", "--calls", "0"),
+        ("fleet", "demo", "--workers", "1"),
     ],
     ids=" ".join,
 )

@@ -14,7 +14,7 @@ from tests.listening import ALICE, BOB, SSRC, TONE, Listening
 from voicegw.errors import GroupError
 from voicegw.media.opener import OLD_KEY_S
 from voicegw.media.sinks import WavSink
-from voicegw.media.ssrc_map import HELD_PACKETS, HELD_SSRCS
+from voicegw.media.ssrc_map import HELD_PACKETS, HELD_SSRCS, SsrcMap
 from voicegw.secret import Secret
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
 from voicegw.wire.rtp import SILENCE_FRAME, pack_header
@@ -292,3 +292,16 @@ def test_any_datagram_is_taken_without_a_word(data: bytes) -> None:
     listening = Listening()
     listening.receiver.datagram(data)
     assert listening.receiver.stats == {}
+
+
+def test_the_statistics_of_who_is_here_are_kept_before_those_of_who_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voicegw.media.ssrc_map.MOST_USERS", 3)
+    users = SsrcMap(lambda turn: None)
+    for user_id in (1, 2, 3):
+        users.assign(user_id, user_id)
+    here = users.stats[1]
+    users.forget(2)
+    users.forget(3)
+    users.assign(4, 4)
+    assert list(users.stats) == [1, 3, 4]
+    assert users.stats[1] is here

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import voicegw
-from voicegw.cli.console import Commands, Console, positive
+from voicegw.cli.console import Commands, Console, count, positive
 from voicegw.errors import VoiceError
 
 ALL = "all"
@@ -27,7 +27,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         description="Run one benchmark of bench/, or all; without a name it lists them. For a checkout on Linux.",
     )
     command.add_argument("name", nargs="?", help="a benchmark, or all")
-    command.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (5)")
+    command.add_argument("--rounds", type=count, default=5, metavar="N", help="interleaved rounds (5)")
     command.add_argument("--seconds", type=positive, default=1.5, metavar="S", help="length of one window (1.5)")
     command.add_argument("--page", type=Path, metavar="FILE.md", help="write a results page, its JSON and pictures")
     return command
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         print(f"voicegw bench: no benchmark {arguments.name!r}; there are {', '.join(names)}, {ALL}", file=sys.stderr)
         return 2
     results = importlib.import_module("bench.results")
-    settings = results.Settings(max(1, arguments.rounds), arguments.seconds)
+    settings = results.Settings(arguments.rounds, arguments.seconds)
     found = runner.run(names if arguments.name == ALL else [arguments.name], settings, console.say, arguments.page)
     console.result({"host": importlib.import_module("bench.machine").host(), "results": found})
     return 0

@@ -26,6 +26,14 @@ class Console:
             print(json.dumps(data), flush=True)
 
 
+def count(text: str) -> int:
+    """An argument that is a positive whole number."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def positive(text: str) -> float:
     """An argument that is a positive number of seconds."""
     seconds = float(text)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voicegw.cli.console import Commands, Console, positive
+from voicegw.cli.console import Commands, Console, count, positive
 from voicegw.errors import FleetError
 
 if TYPE_CHECKING:
@@ -183,13 +183,29 @@ def _worker_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lease", type=positive, default=3.0, metavar="S", help="seconds after which its calls are free"
     )
-    command.add_argument("--files", type=Path, metavar="DIR", help="bots may have files below it played")
+    command.add_argument("--files", type=directory, metavar="DIR", help="bots may have files below it played")
     command.add_argument("--bucket", action="append", default=[], help="bots may have its objects played")
-    command.add_argument("--replicas", type=int, default=1, metavar="N", help="servers that keep new buckets (1)")
-    command.add_argument("--max-calls", type=int, metavar="N", help="take no more than this")
+    command.add_argument("--replicas", type=count, default=1, metavar="N", help="servers that keep new buckets (1)")
+    command.add_argument("--max-calls", type=count, metavar="N", help="take no more than this")
     command.add_argument("--ca", type=Path, metavar="FILE", help="one more authority, of a voice server of your own")
     command.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="its host")
     command.add_argument("--allow-private-media", action="store_true", help="its media may be at a private address")
+
+
+def directory(text: str) -> Path:
+    """An argument that is a directory."""
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError(text)
+    return path
+
+
+def several(text: str) -> int:
+    """An argument that is a number above 1: a call that is handed over goes to another worker."""
+    number = count(text)
+    if number < 2:
+        raise ValueError(text)
+    return number
 
 
 def _drain_arguments(command: argparse.ArgumentParser) -> None:
@@ -197,7 +213,7 @@ def _drain_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _demo_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--calls", type=int, default=60, metavar="N", help="how many calls play (60)")
-    command.add_argument("--workers", type=int, default=3, metavar="N", help="how many workers there are (3)")
+    command.add_argument("--calls", type=count, default=60, metavar="N", help="how many calls play (60)")
+    command.add_argument("--workers", type=several, default=3, metavar="N", help="how many workers, 2 at least (3)")
     command.add_argument("--lease", type=positive, default=2.0, metavar="S", help="the workers' lease in seconds (2)")
     command.add_argument("--seconds", type=positive, default=4.0, metavar="S", help="of quiet between the events (4)")

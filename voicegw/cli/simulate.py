@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from voicegw.cli.console import Commands, Console
+from voicegw.cli.console import Commands, Console, count
 
 if TYPE_CHECKING:
     from voicegw.testing.chaos import Run
@@ -37,14 +37,6 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--jobs", type=count, metavar="N", help="processes (as many as there are cores)")
     command.add_argument("--every-row", action="store_true", help="fail, too, where a row of the tables is never taken")
     return command
-
-
-def count(text: str) -> int:
-    """An argument that is a positive whole number."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
