@@ -12,13 +12,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 
 import voicegw
 import voicegw.fleet
 import voicegw.frozen
 from tests.fleet.conftest import StartTrial, nothing_forbidden
-from voicegw.errors import EventNotAllowed, FleetError, NotAudio, SignallingError, SourceRefused, VoiceTimeout
+from voicegw.errors import (
+    EventNotAllowed,
+    FleetError,
+    NotAudio,
+    SignallingError,
+    SourceFailed,
+    SourceRefused,
+    VoiceTimeout,
+)
 from voicegw.fleet.sealing import ENVIRONMENT
 from voicegw.fleet.trial import BOTS, CHANNELS, GUILDS, MUSIC, Trial
 from voicegw.media.opus import FRAME_BYTES
@@ -45,7 +54,7 @@ def files_below(directory: Path) -> list[Path]:
 async def command(trial: Trial, *words: str) -> tuple[int, str, str]:
     """`voicegw fleet ...` of this fleet: its exit code, stdout, stderr."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "voicegw", "fleet", *words, "--nats", trial.nats_url),
+        *(sys.executable, "-m", "voicegw", "fleet", *words, "--nats", trial.nats.urls[0]),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={ENVIRONMENT: trial.key.to_text().reveal(), "PATH": ""},
@@ -160,6 +169,25 @@ async def test_a_kick_ends_the_call_and_its_key(fleet: StartTrial) -> None:
         await trial.until(lambda: not trial.operator.view.calls)
 
 
+async def test_an_object_of_a_bucket_that_the_operator_allows_is_heard(fleet: StartTrial) -> None:
+    async with fleet(calls=0, workers=0) as trial:
+        connection = await nats.connect(trial.nats.urls[0])
+        store = await connection.jetstream().create_object_store("sounds")
+        await store.put("song", (Path(voicegw.__file__).parent / "media" / MUSIC).read_bytes())
+        await connection.close()
+        await trial.start_worker("worker-1", buckets=["sounds"])
+        await trial.make_listener(0).connect(CHANNEL)
+        bot = trial.fleet.client(user_id=BOT, guild_id=GUILD, signalling=LocalSignalling(trial.server, BOT))
+        trial.bots = [bot]
+        await bot.connect(CHANNEL)
+        song = bot.play(voicegw.fleet.stored("song", bucket="sounds"))
+        await trial.until(lambda: heard(trial) > 50)
+        assert song.begun
+        with pytest.raises(SourceFailed, match="nothing"):
+            await asyncio.wait_for(bot.player.queue(voicegw.fleet.stored("nothing", bucket="sounds")).wait(), 30)
+        assert not song.done  # nor has it ended by that
+
+
 REFUSED = [
     (voicegw.fleet.file("../__init__.py"), SourceRefused),
     (voicegw.fleet.file("/etc/passwd"), SourceRefused),
@@ -215,7 +243,6 @@ async def test_nothing_secret_lies_in_nats_or_in_logs(fleet: StartTrial, tmp_pat
             session = trial.server.session(bot_id)
             secrets += [session.credentials.token.reveal().encode(), session.credentials.session_id.reveal().encode()]
             secrets.append(session.secret_key.reveal())
-        assert trial.nats is not None
         await trial.nats.kill()  # all of it is in files now
     files = files_below(tmp_path)
     assert any("jetstream" in str(path) for path in files)
@@ -248,7 +275,6 @@ async def test_status_and_rebalance_say_and_do_what_is_to_be_done(fleet: StartTr
 
 async def test_a_command_ends_with_one_line_where_nats_does_not_answer_any_more(fleet: StartTrial) -> None:
     async with fleet(calls=0, workers=1) as trial:
-        assert trial.nats is not None
         for number, words in ((signal.SIGSTOP, ("status", "--json")), (signal.SIGKILL, ("drain", "worker-1"))):
             trial.nats.send(number)
             code, out, err = await command(trial, *words)
@@ -264,8 +290,8 @@ async def test_another_fleets_key_and_a_name_that_is_taken_are_refused(fleet: St
         assert "--name" in err
         other = voicegw.frozen.FleetKey.generate("trial")
         with pytest.raises(FleetError, match="key"):
-            await voicegw.fleet.connect(trial.nats_url, keys=[other])
-        both = await voicegw.fleet.connect(trial.nats_url, keys=[other, trial.key])
+            await voicegw.fleet.connect(trial.nats.urls[0], keys=[other])
+        both = await voicegw.fleet.connect(trial.nats.urls[0], keys=[other, trial.key])
         await both.close()
 
 
@@ -274,7 +300,7 @@ async def test_the_readmes_bot_sings_in_the_fleet(fleet: StartTrial, monkeypatch
     (program,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "sing_in_the_fleet" in text]
     async with fleet(calls=0, workers=1) as trial:
         monkeypatch.setenv(ENVIRONMENT, trial.key.to_text().reveal())
-        program = program.replace("nats://127.0.0.1:4222", trial.nats_url).replace("song.ogg", MUSIC)
+        program = program.replace("nats://127.0.0.1:4222", trial.nats.urls[0]).replace("song.ogg", MUSIC)
         namespace: dict[str, Any] = {}
         exec(compile(program, "README.md", "exec"), namespace)
         listener = trial.make_listener(0)

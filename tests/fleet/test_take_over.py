@@ -7,10 +7,12 @@ import contextlib
 import signal
 import time
 
+import nats
 import pytest
 
 from tests.fleet.conftest import StartTrial, nothing_forbidden
-from voicegw.fleet.trial import Trial, free_port
+from voicegw.fleet.local_nats import free_port
+from voicegw.fleet.trial import Trial
 
 pytestmark = [
     pytest.mark.fleet,
@@ -18,19 +20,6 @@ pytestmark = [
     # NATS's client leaves the streams of attempts to reconnect to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-async def silent(trial: Trial, bots: list[int]) -> None:
-    """Until none of these has been heard for a while, while others play on."""
-    others = [bot_id for bot_id in trial.heard if bot_id not in bots]
-    at = {bot_id: len(trial.heard[bot_id].times) for bot_id in trial.heard}
-
-    def quiet() -> bool:
-        if any(len(trial.heard[bot_id].times) != at[bot_id] for bot_id in bots):
-            at.update({bot_id: len(heard.times) for bot_id, heard in trial.heard.items()})
-        return all(len(trial.heard[bot_id].times) > at[bot_id] + 25 for bot_id in others)
-
-    await trial.until(quiet)
 
 
 async def test_a_drained_worker_hands_its_calls_over_and_ends(fleet: StartTrial) -> None:
@@ -64,40 +53,63 @@ async def test_a_killed_workers_calls_are_taken_over_when_its_lease_is_over(flee
 async def test_calls_go_on_while_nats_restarts(fleet: StartTrial) -> None:
     async with fleet(calls=3, workers=2, lease_s=15.0) as trial:
         owners = trial.owners
-        assert trial.nats is not None
         await trial.nats.kill()
-        await trial.start_nats()
+        await trial.nats.start()
         await trial.play(16)  # longer than a lease: it was renewed at the new server
         assert trial.owners == owners
         assert trial.counts["resumed"] == 0
         nothing_forbidden(trial)
 
 
+async def leader(trial: Trial) -> str:
+    """The server of NATS that leads the bucket of leases."""
+    connection = await nats.connect(trial.nats.urls)
+    info = await connection.jetstream().stream_info("KV_voicegw_leases")
+    await connection.close()
+    assert info.cluster is not None
+    return str(info.cluster.leader)
+
+
+async def test_calls_play_on_when_one_of_three_servers_of_nats_dies(fleet: StartTrial) -> None:
+    """The one that leads the leases, and that their worker talks to."""
+    async with fleet(calls=3, workers=1, lease_s=20.0, nats_servers=3) as trial:
+        before = await leader(trial)
+        await trial.start_worker("at-the-leader", nats_url=trial.nats.url(before))
+        trial.workers["worker-1"].send(signal.SIGTERM)
+        await trial.workers["worker-1"].ended()
+        await trial.until(lambda: len(trial.of("at-the-leader")) == 3)
+        await trial.start_worker("worker-2")
+        await trial.heard_again(time.monotonic(), list(trial.heard))
+        resumed = trial.counts["resumed"]
+        await trial.nats.kill(before)
+        killed = time.monotonic()
+        await trial.until_renewed(["at-the-leader", "worker-2"])
+        assert await leader(trial) != before
+        assert set(trial.owners.values()) == {"at-the-leader"}
+        assert trial.counts["resumed"] == resumed  # nobody had to take anything over
+        await trial.heard_again(killed, list(trial.heard))
+        trial.workers["at-the-leader"].send(signal.SIGTERM)  # and calls can be handed over as before
+        assert await trial.workers["at-the-leader"].ended() == 0
+        await trial.heard_again(time.monotonic(), list(trial.heard))
+        assert set(trial.owners.values()) == {"worker-2"}
+        nothing_forbidden(trial)
+
+
 async def test_calls_are_silent_while_nats_is_away_for_longer_than_a_lease_and_come_back(fleet: StartTrial) -> None:
     async with fleet(calls=3, workers=2, lease_s=1.5) as trial:
         owners = trial.owners
-        assert trial.nats is not None
         await trial.nats.kill()
         away = time.monotonic()
-        await asyncio.wait_for(asyncio.shield(_lapse(trial)), 30)
-        await trial.start_nats()
+        await asyncio.wait_for(trial.falls_silent(), 30)  # the last lease is over
+        await trial.nats.start()
         await trial.heard_again(away, list(trial.heard))
         await trial.until(lambda: None not in trial.owners.values())
         assert len(set(trial.owners.values())) <= len(set(owners.values()))
         nothing_forbidden(trial)
 
 
-async def _lapse(trial: Trial) -> None:
-    """All leases end: the last of all calls falls silent."""
-    while True:
-        count = sum(len(heard.times) for heard in trial.heard.values())
-        await asyncio.sleep(1.0)  # silence is what there is to wait for
-        if sum(len(heard.times) for heard in trial.heard.values()) == count:
-            return
-
-
 async def test_a_worker_that_is_cut_off_falls_silent_before_its_calls_are_taken_over(fleet: StartTrial) -> None:
-    async with fleet(calls=2, workers=1, lease_s=2.0) as trial, Proxy(trial.nats_port) as proxy:
+    async with fleet(calls=2, workers=1, lease_s=2.0) as trial, Proxy(trial.nats.port) as proxy:
         await trial.start_worker("cut-off", nats_url=f"nats://127.0.0.1:{proxy.port}")
         trial.workers["worker-1"].send(signal.SIGTERM)
         await trial.workers["worker-1"].ended()

@@ -23,12 +23,14 @@ async def demo(arguments: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="voicegw-fleet-") as directory:
         trial = Trial(Path(directory), calls=arguments.calls, workers=arguments.workers, lease_s=arguments.lease)
         async with trial:
-            console.say(f"NATS at {trial.nats_url}, {arguments.workers} workers with a lease of {arguments.lease:g} s")
+            console.say(
+                f"NATS at {trial.nats.urls[0]}, {arguments.workers} workers with a lease of {arguments.lease:g} s"
+            )
             await trial.begin_calls()
             console.say(f"{arguments.calls} calls play, each encrypted end to end: {_shares(trial)}")
-            before = await trial.traffic()
+            before = await trial.nats.traffic()
             await trial.play(arguments.seconds)
-            traffic = (await trial.traffic()).each(before, arguments.calls)
+            traffic = (await trial.nats.traffic()).each(before, arguments.calls)
             console.say(
                 "NATS: {messages_a_call_second:g} messages and {bytes_a_call_second:g} bytes a call and second".format(
                     **traffic

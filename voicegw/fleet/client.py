@@ -241,6 +241,11 @@ class FleetClient:
     # -- what a bot may look at, as the worker told last
 
     @property
+    def closed(self) -> bool:
+        """Is the call over?"""
+        return self._closed.is_set()
+
+    @property
     def states(self) -> dict[str, str]:
         """The state of each machine."""
         return dict(self._about.get("states", {}))

