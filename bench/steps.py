@@ -16,12 +16,13 @@ from bench.connect import connect_parts
 from bench.drivers.common import pcm_frames
 from bench.drivers.receiving import AES, KEY, datagrams
 from bench.machine import cores
+from bench.receive import cpu_us, heard, ours, packets_of_speech
 from bench.results import Result, Settings
 from voicegw.adapters.udp import VoiceUdp
 from voicegw.media.jitter import Turn
 from voicegw.media.lane import Lane
 from voicegw.media.opener import PacketOpener
-from voicegw.media.opus import MAX_FRAME_SAMPLES, OpusDecoder, OpusEncoder
+from voicegw.media.opus import MAX_FRAME_SAMPLES, OpusDecoder, OpusEncoder, _scratch
 from voicegw.media.pacer import FRAME_S, Pacer
 from voicegw.media.receiver import StreamReceiver
 from voicegw.media.sender import StreamSender
@@ -29,7 +30,7 @@ from voicegw.secret import Secret
 from voicegw.wire.encryption import AES_256_GCM, TransportCipher
 
 STREAMS, FRAMES = 100, 150
-PARTS_ROUNDS = 2
+PARTS_ROUNDS, WAKING_SLOTS = 2, 50
 PACKETS = STREAMS * FRAMES
 FRAME = b"\xfc" + bytes(239)
 
@@ -129,15 +130,42 @@ def profile_receive(settings: Settings) -> Result:
     packets = [encoder.encode(frame) for frame in pcm_frames()]
     rows = datagrams({"mode": AES, "packets": packets, "users": STREAMS, "seconds": FRAMES * FRAME_S})
     values: dict[str, list[float]] = {}
-    for _ in range(settings.rounds):
-        for step, value in _on_one_core(lambda: _receive(packets, rows)).items():
-            values.setdefault(step, []).append(value)
+    with packets_of_speech() as file:
+        for _ in range(settings.rounds):
+            steps = _on_one_core(lambda: _receive(packets, rows) | {"event loop, two wakings a slot": _wakings()})
+            steps["threads, cold caches"] = cpu_us(heard(ours(file, 2 * settings.seconds))) - sum(steps.values())
+            for step, value in steps.items():
+                values.setdefault(step, []).append(value)
     result.values = values
     result.notes.append(
-        "Warm, without threads and the event loop. libopus is the same for everybody, so two receivers cannot be "
-        "further apart than it lets them; [receive](#receive) says what both cost beyond it."
+        "Together this is what [receive](#receive) measures. All but the last two are warm: one packet after the "
+        "other, no rests. In the paced process a slot's packets come in one waking of the event loop, their turns are "
+        "taken in another, and a thread decodes them; after each rest the caches have to be filled again: that is in "
+        "the last row. The row before is an event loop that is woken as often and does nothing, shared by the packets "
+        f"of {STREAMS} users. libopus is the same for everybody, so two receivers cannot be further apart than it lets "
+        "them."
     )
     return result
+
+
+def _wakings() -> float:
+    """Microseconds a packet that an event loop takes which is woken at our pace, twice a slot, and does nothing."""
+
+    async def rest() -> float:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        began, spent = loop.time(), time.process_time()
+
+        def wake(number: int) -> None:
+            if number == 2 * WAKING_SLOTS:
+                done.set()
+            else:
+                loop.call_at(began + (number + 1) * FRAME_S / 2, wake, number + 1)
+
+        wake(0)
+        await done.wait()
+        return time.process_time() - spent
+
+    return asyncio.run(rest()) / WAKING_SLOTS / STREAMS * 1e6
 
 
 def _receive(packets: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> dict[str, float]:
@@ -176,7 +204,7 @@ def _receive(packets: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> dict[
 
 
 def _libopus(decoder: OpusDecoder, packet: bytes) -> None:
-    decoder._decode(decoder._state, packet, len(packet), decoder._address, MAX_FRAME_SAMPLES, 0)
+    decoder._decode(decoder._state, packet, len(packet), _scratch.pcm[0], MAX_FRAME_SAMPLES, 0)
 
 
 def profile_connect(settings: Settings) -> Result:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.faults.test_media_time import Buffer
 from voicegw.media.delay import LEAST_SLOTS, MOST_SLOTS, DelayEstimate
 from voicegw.media.heard import Provenance
-from voicegw.media.jitter import LEAST_LIMIT, RESTART_PACKETS, Action, Arrived
+from voicegw.media.jitter import LEAST_LIMIT, RESTART_PACKETS, Action
 
 LENGTHS = ([960], [480], [120, 960, 2880], [5760], [960, 0])
 
@@ -32,7 +32,7 @@ def weather(made: Buffer, chance: random.Random, lengths: list[int]) -> float:
             samples = chance.choice(lengths)
             packet = number.to_bytes(8, "big") if samples and chance.random() < 0.95 else b""
             kind = chance.choice((Provenance.RECEIVED,) * 8 + (Provenance.SILENCE,))
-            arrived = Arrived(kind if packet else Provenance.UNDECRYPTABLE, packet, samples)
+            arrived = (kind if packet else Provenance.UNDECRYPTABLE, packet, samples)
             place = (sequence + (chance.randrange(-6, 6) if chance.random() < 0.1 else 0)) & 0xFFFF
             for _ in range(2 if chance.random() < 0.05 else 1):
                 made.buffer.insert(place, arrived, now)
@@ -71,7 +71,7 @@ def test_a_packet_that_cannot_be_decoded_is_as_long_as_its_neighbours() -> None:
         if number % 4 == 3:
             kind, packet, samples = Provenance.UNDECRYPTABLE, b"", 960
         made.until(10 + 3 * number)
-        made.buffer.insert(number, Arrived(kind, packet, samples), 10 + 3 * number)
+        made.buffer.insert(number, (kind, packet, samples), 10 + 3 * number)
     made.until(200)
     assert {turn.samples for turn in made.turns if turn.provenance is Provenance.UNDECRYPTABLE} == {2880}
     assert made.stats.stretched == made.stats.lost == 0
@@ -84,7 +84,7 @@ def test_a_sender_may_begin_anew_a_hundred_times() -> None:
         for _ in range(10):
             number += 1
             made.until(now)
-            made.buffer.insert(sequence & 0xFFFF, Arrived(Provenance.RECEIVED, number.to_bytes(8, "big"), 960), now)
+            made.buffer.insert(sequence & 0xFFFF, (Provenance.RECEIVED, number.to_bytes(8, "big"), 960), now)
             sequence, now = sequence + 1, now + 1
         now += 500
         made.until(now)
@@ -95,7 +95,7 @@ def test_a_sender_may_begin_anew_a_hundred_times() -> None:
 def test_padding_before_the_first_packet_is_nothing() -> None:
     made = Buffer()
     for sequence in (65_535, 0, 1):
-        made.buffer.insert(sequence, Arrived(Provenance.RECEIVED, b"", 0), 10.0)
+        made.buffer.insert(sequence, (Provenance.RECEIVED, b"", 0), 10.0)
     assert not made.buffer.active
     made.run([(20 + n, 65_538 + n) for n in range(5)])
     assert made.played == [65_538 + n for n in range(5)]

@@ -36,7 +36,7 @@ class Line:
     def open(self, header: bytes, plain: bytes) -> bytes | None:
         """What comes out of a sealed packet."""
         opened = self.opener.open(self.server.seal(header, plain))
-        return None if opened is None else opened[1]
+        return None if opened is None else opened[2]
 
     @property
     def rejected(self) -> int:

@@ -13,7 +13,7 @@ from tests.faults.cells import covers
 from tests.listening import ALICE, BOB, SSRC, TONE, Listening
 from voicegw.media.decoding import StreamDecoder
 from voicegw.media.heard import SLOT_S, Provenance, UserStats
-from voicegw.media.jitter import Action, Arrived, JitterBuffer, Turn
+from voicegw.media.jitter import Action, JitterBuffer, Turn
 from voicegw.media.sender import StreamSender
 from voicegw.wire.rtp import parse_rtp
 
@@ -29,7 +29,7 @@ class Buffer:
         self.buffer = JitterBuffer(StreamDecoder(ALICE, self.stats), self.stats, self.turns.append)
 
     def insert(self, number: int, now: float) -> None:
-        arrived = Arrived(Provenance.RECEIVED, number.to_bytes(8, "big"), 960)
+        arrived = (Provenance.RECEIVED, number.to_bytes(8, "big"), 960)
         self.buffer.insert(number & 0xFFFF, arrived, now)
 
     def until(self, now: float) -> None:

@@ -13,6 +13,7 @@ from voicegw.media.pcm import cross_fade, fade
 
 RESET_AFTER_ERRORS: Final = 5
 
+_DECODE: Final = Action.DECODE  # looked up in a tenth of the time that its class takes
 _BYTES_PER_SAMPLE: Final = FRAME_BYTES // FRAME_SAMPLES
 
 
@@ -38,17 +39,20 @@ class StreamDecoder:
 
     def turn(self, turn: Turn, wants_pcm: bool) -> HeardFrame | None:
         """Take one turn; the frame of a slot that it completed. Nothing is raised."""
-        _, slot, action, provenance, packet, _, _, completes, _, _, missed = turn
-        if action is Action.END:
+        _, slot, action, provenance, packet, _, samples, completes, _, _, missed = turn
+        if action is _DECODE:
+            pcm = self._decoded(packet, samples) if wants_pcm else b""
+            if completes and not self._held and len(pcm) in (FRAME_BYTES, 0):
+                packets = (*self._packets, packet) if self._packets else (packet,)
+                self._packets = ()
+                heard = (self.user_id, slot, pcm, provenance, packets, False, missed, b"")
+                return tuple.__new__(HeardFrame, heard)  # one a packet: three times as fast as its own constructor
+        elif action is Action.END:
             self._decoder = None
             self._held, self._packets = b"", ()
             return None
-        pcm = self._sound(turn) if wants_pcm else b""
-        if completes and not self._held and len(pcm) in (FRAME_BYTES, 0) and action is Action.DECODE:
-            packets = (*self._packets, packet) if self._packets else (packet,)
-            self._packets = ()
-            heard = (self.user_id, slot, pcm, provenance, packets, False, missed, b"")
-            return tuple.__new__(HeardFrame, heard)  # one a packet: three times as fast as its own constructor
+        else:
+            pcm = self._sound(turn) if wants_pcm else b""
         return self._gather(turn, pcm, wants_pcm)
 
     def _gather(self, turn: Turn, pcm: bytes, wants_pcm: bool) -> HeardFrame | None:
@@ -67,13 +71,17 @@ class StreamDecoder:
         whole, self._whole = self._whole, b""
         return HeardFrame(self.user_id, turn.slot, sound, self._origin, packets, turn.awaited, turn.missed, whole)
 
+    def _decoded(self, packet: bytes, samples: int) -> bytes:
+        try:
+            pcm = (self._decoder or self._decoding()).decode(packet)
+        except NotAudio:
+            return self._failed(samples)
+        self._errors = 0
+        return pcm
+
     def _sound(self, turn: Turn) -> bytes:
         action = turn.action
         try:
-            if action is Action.DECODE:
-                pcm = (self._decoder or self._decoding()).decode(turn.packet)
-                self._errors = 0
-                return pcm
             if action is Action.GO_ON:
                 return b""
             if action is Action.RECOVER:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 from voicegw.media.heard import HeardFrame
-from voicegw.media.sinks import Sink
+from voicegw.media.sinks import FunctionSink, Sink
 from voicegw.media.strand import Strand, finished
 from voicegw.media.workers import Workers
 
@@ -47,7 +47,8 @@ class Listening:
         await finished(self.strand)
 
     def _write(self, frames: list[HeardFrame]) -> None:
-        write = self.sink.write
+        sink = self.sink
+        write = sink.function if isinstance(sink, FunctionSink) else sink.write
         for frame in frames:
             try:
                 write(frame)

@@ -9,11 +9,13 @@ from voicegw.errors import PacketRejected
 from voicegw.wire.encryption import SUFFIX_BYTES, TransportCipher
 from voicegw.wire.replay import NonceWindow, StreamWindows
 from voicegw.wire.rtp import (
+    HEADER,
+    HEADER_BYTES,
     MAX_DATAGRAM,
+    MIN_DATAGRAM,
     OPUS_PAYLOAD_TYPE,
     RTCP_AAD_BYTES,
     ReportBlock,
-    RtpView,
     kind_of,
     parse_rtcp,
     parse_rtp,
@@ -22,6 +24,7 @@ from voicegw.wire.rtp import (
 
 OLD_KEY_S = 10.0
 REPORTS_KEPT = 4000
+PLAIN_HEADER = 0x80  # version 2 without padding, extension and CSRCs
 NEAR_OUR_HALF = 0x7F  # the highest byte of nonces that are ours or near to ours
 
 
@@ -64,35 +67,34 @@ class PacketOpener:
         """The SSRC is somebody else's now."""
         self._streams.forget(ssrc)
 
-    def open(self, data: bytes) -> tuple[RtpView, bytes] | None:
-        """The header and the payload of an Opus packet; None for everything else, which is counted."""
-        key, size = self._key, len(data)
-        if size > MAX_DATAGRAM:
-            self.counters["too long"] += 1
+    def open(self, data: bytes) -> tuple[int, int, bytes] | None:
+        """SSRC, sequence number and payload of an Opus packet; None for everything else, which is counted."""
+        key = self._key
+        if key is None or not MIN_DATAGRAM <= len(data) <= MAX_DATAGRAM or kind_of(data) != "rtp":
+            self._no_media(key, data)
             return None
-        kind = kind_of(data)
-        if kind == "control" or key is None:
-            self.counters["control"] += 1
-            return None
-        if kind == "rtcp":
-            self._report(key, data)
+        first, second, sequence, timestamp_ticks, ssrc = HEADER.unpack_from(data)
+        if second & 0x7F != OPUS_PAYLOAD_TYPE:
+            self.counters["other payload types"] += 1
             return None
         try:
-            view = parse_rtp(data)
-            sequence, timestamp_ticks, ssrc, payload_type, _, aad_length, _, has_padding, has_extension = view
-            if payload_type != OPUS_PAYLOAD_TYPE:
-                self.counters["other payload types"] += 1
-                return None
-            key, plain = self._authentic(key, data, aad_length)
+            view = parse_rtp(data) if first != PLAIN_HEADER else None
+            key, plain = self._authentic(key, data, HEADER_BYTES if view is None else view.aad_length)
             if not self._streams.take(key.media, data[-SUFFIX_BYTES:], ssrc, sequence, timestamp_ticks):
                 self.counters["replayed"] += 1
                 return None
-            if has_padding or has_extension:
-                plain = strip(plain, view)
-            return view, plain
+            return ssrc, sequence, plain if view is None else strip(plain, view)
         except PacketRejected:
             self.counters["rejected"] += 1
             return None
+
+    def _no_media(self, key: _Key | None, data: bytes) -> None:
+        if len(data) > MAX_DATAGRAM:
+            self.counters["too long"] += 1
+        elif key is None or kind_of(data) == "control":
+            self.counters["control"] += 1
+        else:
+            self._report(key, data)
 
     def _report(self, key: _Key, data: bytes) -> None:
         try:

@@ -233,8 +233,22 @@ class OpusEncoder:
         return ctypes.string_at(self._packet, length)
 
 
+class _Scratch(threading.local):
+    """Where libopus puts PCM, once a thread: it stays in the processor's cache, whoever is decoded."""
+
+    def __init__(self) -> None:
+        pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
+        view = memoryview(pcm).cast("B")  # keeps it alive
+        self.pcm = ctypes.c_void_p(ctypes.addressof(pcm)), view, view[:FRAME_BYTES]
+
+
+_scratch: Final = _Scratch()
+
+
 class OpusDecoder:
     """Opus packets to 48 kHz stereo PCM; mono comes out on both channels. Not for two threads at once."""
+
+    __slots__ = ("_decode", "_owner", "_state")
 
     def __init__(self) -> None:
         library = load_opus()
@@ -242,24 +256,21 @@ class OpusDecoder:
         self._state = ctypes.cast(self._owner.decoder_state, ctypes.c_void_p)
         # Without argtypes: every argument is of its C type as it is, or a C int, and none is converted anew each time.
         self._decode = library.handle["opus_decode"]
-        pcm = (ctypes.c_int16 * (MAX_FRAME_SAMPLES * 2))()
-        self._address = ctypes.c_void_p(ctypes.addressof(pcm))
-        self._pcm = memoryview(pcm).cast("B")  # keeps it alive
 
     def _run(self, frame: bytes, samples: int, fec: int) -> bytes:
-        count: int = self._decode(self._state, frame, len(frame), self._address, samples, fec)
+        address, pcm, slot = _scratch.pcm
+        count: int = self._decode(self._state, frame, len(frame), address, samples, fec)
+        if count == FRAME_SAMPLES:
+            return slot.tobytes()
         if count < 0:
-            raise _not_opus(count)
-        return self._pcm[: count * _BYTES_PER_SAMPLE].tobytes()
+            raise NotAudio(f"not an Opus packet: libopus error {count}")
+        return pcm[: count * _BYTES_PER_SAMPLE].tobytes()
 
     def decode(self, frame: bytes) -> bytes:
         """PCM of one packet, 2.5 to 120 ms long as the packet says. Raises NotAudio."""
         if not 0 < len(frame) <= _MAX_PACKET or type(frame) is not bytes:
             frame = _checked(frame)
-        count: int = self._decode(self._state, frame, len(frame), self._address, MAX_FRAME_SAMPLES, 0)
-        if count < 0:
-            raise _not_opus(count)
-        return self._pcm[: count * _BYTES_PER_SAMPLE].tobytes()
+        return self._run(frame, MAX_FRAME_SAMPLES, 0)
 
     def conceal(self, samples: int = FRAME_SAMPLES) -> bytes:
         """PCM for a lost packet, guessed from what came before.
@@ -275,10 +286,6 @@ class OpusDecoder:
         Raises NotAudio.
         """
         return self._run(_checked(frame), _checked_samples(samples), 1)
-
-
-def _not_opus(error: int) -> NotAudio:
-    return NotAudio(f"not an Opus packet: libopus error {error}")
 
 
 def _checked(frame: bytes) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from voicegw.errors import NotAudio, VoiceError
 from voicegw.media.heard import SLOT_S, Provenance
-from voicegw.media.jitter import Arrived, JitterBuffer, Turn
+from voicegw.media.jitter import JitterBuffer, Turn
 from voicegw.media.opener import PacketOpener
 from voicegw.media.opus_packets import FRAME_SAMPLES, packet_samples
 from voicegw.media.ssrc_map import HeardUser, HeldPacket, SsrcMap
@@ -15,6 +16,8 @@ from voicegw.wire.encryption import TransportCipher
 from voicegw.wire.rtp import SILENCE_FRAME
 
 STOPPED_AFTER_SLOTS = 6.0
+
+_RECEIVED: Final = Provenance.RECEIVED  # a member is looked up in a tenth of the time that its class takes
 
 
 class StreamReceiver:
@@ -94,8 +97,8 @@ class StreamReceiver:
         """Take one datagram; whatever its bytes are, nothing is raised."""
         opened = self.opener.open(data)
         if opened is not None:
-            view, payload = opened
-            self.packet(view.ssrc, view.sequence, payload)
+            ssrc, sequence, payload = opened
+            self.packet(ssrc, sequence, payload)
 
     def packet(self, ssrc: int, sequence: int, payload: bytes) -> None:
         """Take one authentic packet."""
@@ -109,9 +112,9 @@ class StreamReceiver:
     def _arrive(
         self, user: HeardUser, stream: JitterBuffer, sequence: int, payload: bytes, at: float, early: bool = False
     ) -> None:
-        provenance, samples = Provenance.EARLY if early else Provenance.RECEIVED, FRAME_SAMPLES
+        provenance, samples = Provenance.EARLY if early else _RECEIVED, FRAME_SAMPLES
         if not payload:  # padding alone: it has a place in the sequence, but no sound
-            stream.insert(sequence, Arrived(provenance, b"", 0), at)
+            stream.insert(sequence, (provenance, b"", 0), at)
             return
         frame = b""
         try:
@@ -131,7 +134,7 @@ class StreamReceiver:
             if not user.speaking:
                 self._started(user)
         before = stream.active
-        stream.insert(sequence, tuple.__new__(Arrived, (provenance, frame, samples)), at)
+        stream.insert(sequence, (provenance, frame, samples), at)
         if stream.active and not before:
             self._playing.append(stream)
             self._on_busy()

@@ -23,7 +23,7 @@ MIN_DATAGRAM = HEADER_BYTES + 16 + 4
 MAX_DATAGRAM = 1500
 ONE_BYTE_PROFILE = 0xBEDE
 
-_HEADER = struct.Struct(">BBHII")
+HEADER = struct.Struct(">BBHII")  # flags, marker and payload type, sequence, timestamp, SSRC
 _REPORT_BLOCK = struct.Struct(">IB3sIIII")
 
 
@@ -54,7 +54,7 @@ class ReportBlock:
 
 def pack_header(sequence: int, timestamp_ticks: int, ssrc: int) -> bytes:
     """The 12 bytes of an outgoing Opus packet; sequence and timestamp wrap."""
-    return _HEADER.pack(0x80, OPUS_PAYLOAD_TYPE, sequence & 0xFFFF, timestamp_ticks & 0xFFFFFFFF, ssrc)
+    return HEADER.pack(0x80, OPUS_PAYLOAD_TYPE, sequence & 0xFFFF, timestamp_ticks & 0xFFFFFFFF, ssrc)
 
 
 def kind_of(data: bytes) -> Literal["rtp", "rtcp", "control"]:
@@ -74,7 +74,7 @@ def parse_rtp(data: bytes) -> RtpView:
     """
     if len(data) < HEADER_BYTES or data[0] >> 6 != 2:
         raise PacketRejected("not an RTP packet")
-    first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
+    first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
     aad_length = HEADER_BYTES + 4 * (first & 0x0F)
     words = 0
     if first & 0x10:
