@@ -13,7 +13,7 @@ from voicegw.effects import ApplyCommit, ApplyProposals, ApplyWelcome, CreateGro
 from voicegw.errors import GroupError
 from voicegw.events import CommitIgnored, GroupRejected, KeyPackageMade, ProposalsRejected
 from voicegw.server.external_sender import ExternalSender
-from voicegw.wire.mls import join_messages, join_refs
+from voicegw.wire.mls import join_messages, join_refs, parse_key_package
 from voicegw.wire.rtp import SILENCE_FRAME
 
 FRAME = bytes((0x78, *range(60)))
@@ -101,6 +101,18 @@ def test_what_does_not_fit_comes_back_as_an_event() -> None:
     assert isinstance(group.apply_commit(ApplyCommit(3, b"none", known, member=True))[0], GroupRejected)
     assert group.apply_commit(ApplyCommit(3, b"none", known, member=False)) == [CommitIgnored(3)]
     assert isinstance(group.apply_welcome(ApplyWelcome(3, b"none", known))[0], GroupRejected)
+
+
+def test_each_group_has_a_signing_key_of_its_own_and_its_key_package_is_signed_with_it() -> None:
+    group, keys = MlsGroup(1, lambda: 0.0), set[bytes]()
+    for _ in range(50):
+        (made,) = group.create(CreateGroup(1, CHANNEL, None))
+        assert isinstance(made, KeyPackageMade)
+        package = parse_key_package(made.data)  # checks the signatures
+        assert package.user_id == 1
+        assert package.signature_key == group._our_key
+        keys.add(package.signature_key)
+    assert len(keys) == 50
 
 
 def test_an_unexpected_user_is_not_added() -> None:

@@ -37,7 +37,8 @@ class Tally:
 
     def step(self, transition: Transition, close_code: int | None) -> None:
         """One step of one machine; `close_code` is the websocket's last."""
-        self.transitions[transition.machine, transition.event] += 1
+        step = (transition.machine, transition.event)
+        self.transitions[step] = self.transitions.get(step, 0) + 1
         if transition.machine == "gateway" and transition.event in CLOSES:
             self.closes[close_code] += 1
 

@@ -8,6 +8,7 @@ last is worth sending. The voice gateway's rate limit is undocumented; exceeding
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -96,11 +97,12 @@ class Outbox:
                 self._left.append(self._now())
                 return self._take()
             self._changed.clear()
-            try:
+            if ready_in_s is None:
+                await self._changed.wait()
+                continue
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ready_in_s):
                     await self._changed.wait()
-            except TimeoutError:
-                continue
 
     def _ready_in_s(self) -> float | None:
         """Seconds until the next frame may leave; None while none waits."""

@@ -66,10 +66,14 @@ class VoiceWebSocket:
             ConnectionFailed: no address, refused, unreachable.
         """
         check_tls_context(context)  # once more: it may have been changed since
-        trace = aiohttp.TraceConfig()
-        trace.on_request_redirect.append(_refuse_redirect)
         connector = aiohttp.TCPConnector(socket_factory=system.tcp_socket, resolver=aiohttp.ThreadedResolver())
-        session = aiohttp.ClientSession(connector=connector, trust_env=False, trace_configs=[trace])
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),  # whoever dials has a deadline
+            trust_env=False,
+            trace_configs=[_WITHOUT_REDIRECTS],
+        )
         try:
             socket = await session.ws_connect(
                 url,
@@ -145,3 +149,7 @@ async def _refuse_redirect(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
 ) -> None:
     raise InvalidHandshake("the voice server redirects to another host; not followed")
+
+
+_WITHOUT_REDIRECTS = aiohttp.TraceConfig()
+_WITHOUT_REDIRECTS.on_request_redirect.append(_refuse_redirect)
