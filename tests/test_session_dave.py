@@ -11,6 +11,7 @@ from voicegw.effects import (
     CreateGroup,
     DropGroup,
     DropKey,
+    IdentityChanged,
     ReleaseStream,
     SendCommitWelcome,
     SendIdentify,
@@ -142,6 +143,8 @@ def test_a_later_epoch_names_the_version_of_a_group_but_makes_none(monkeypatch: 
     assert world.session.dave.version == 2
     world.server(EpochPrepared(1, 7))
     assert world.session.dave.version == 1
+    world.server(TransitionPrepared(2, 0))
+    assert world.session.dave.version == 2
     world.server(TransitionPrepared(0, 0))
     world.server(EpochPrepared(1, 2))
     assert world.states["dave"] == "clear.only"
@@ -296,6 +299,7 @@ def test_whoever_has_shown_another_identity_is_suspect_in_every_group() -> None:
     world.server(EpochPrepared(1, 1))
     world.settle()
     assert world.session.dave.verification == {OTHER: Verification.CHANGED}
+    assert noticed(world, IdentityChanged) == [IdentityChanged(OTHER)]
 
 
 def test_what_was_for_the_epoch_before_is_not_said_in_the_next() -> None:

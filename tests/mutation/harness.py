@@ -54,6 +54,7 @@ ASKED = (
     "tests/test_session_attempts.py",
     "tests/test_session_closes.py",
     "tests/test_session_dave.py",
+    "tests/test_session_dave_groups.py",
     "tests/test_session_handover.py",
     "tests/test_session_main_gateway.py",
     "tests/test_session_media.py",
