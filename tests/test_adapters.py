@@ -24,6 +24,7 @@ from voicegw.errors import (
     UdpBlocked,
 )
 from voicegw.secret import Secret
+from voicegw.testing.loop import VirtualLoop
 
 pytestmark = pytest.mark.loopback
 
@@ -151,6 +152,25 @@ async def test_timers_fire_once_with_the_time_that_they_were_armed_for() -> None
     timers.arm(ArmTimer("never", now + 1000, 1000, False))
     timers.cancel_all()
     assert len(timers) == 0
+
+
+@pytest.mark.parametrize(("stall_s", "first"), [(5.0, "answer"), (0.5, "timeout")], ids=["a stall", "no stall"])
+def test_a_timer_that_comes_late_gives_way_to_what_has_arrived(stall_s: float, first: str) -> None:
+    loop = VirtualLoop(policy="fifo")
+    seen: list[str] = []
+    timers = Timers(loop, lambda name, at: seen.append(name))
+
+    def stall() -> None:
+        loop.now += stall_s  # meanwhile an answer has come, which its reader hands on in a step of its own
+        loop.call_soon(loop.call_soon, seen.append, "answer")
+
+    timers.arm(ArmTimer("timeout", loop.time() + 1.0, 1.0, False))
+    loop.call_at(loop.time() + 0.5, stall)
+    loop.run_until_complete(asyncio.sleep(10))
+    assert seen[0] == first
+    assert sorted(seen) == ["answer", "timeout"]
+    assert len(timers) == 0
+    loop.close()
 
 
 # -- the websocket

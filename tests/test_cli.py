@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, CAROL, CHANNEL, GUILD
 from voicegw.cli import main
+from voicegw.cli.stdin import watch_lines
 from voicegw.frozen import FleetKey
 from voicegw.server import VoiceServer
 from voicegw.tables.load import table_names
@@ -495,3 +497,28 @@ def test_a_fleet_key_is_for_people_or_for_programs(capfd: pytest.CaptureFixture[
     told = call(capfd, "fleet", "key", "--json")
     assert FleetKey.from_text(told.result["key"])
     assert told.err == ""
+
+
+async def test_a_command_in_the_background_of_a_terminal_does_not_ask_it_for_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The terminal would stop it for reading."""
+    asked = threading.Event()
+
+    class Terminal:
+        def fileno(self) -> int:
+            return 0
+
+        def __iter__(self) -> Iterator[str]:
+            asked.set()
+            return iter(("stop\n",))
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr("os.tcgetpgrp", lambda descriptor: os.getpgrp() + 1)
+    watch_lines(lines.put_nowait)
+    assert not any(thread.name == "voicegw-stdin" for thread in threading.enumerate())
+    monkeypatch.setattr("os.tcgetpgrp", lambda descriptor: os.getpgrp())
+    assert not asked.is_set()
+    watch_lines(lines.put_nowait)
+    assert await asyncio.wait_for(lines.get(), 20) == "stop"

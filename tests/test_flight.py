@@ -15,8 +15,8 @@ from tests.test_cli import Done, call, finish, joining, running, serving
 from voicegw.core.heartbeat import HeartbeatSession
 from voicegw.effects import SendHeartbeat
 from voicegw.errors import EventNotAllowed
-from voicegw.events import Event, SocketClosed, SpeechStarted, Stamped
-from voicegw.flight import KEPT_BYTES, FlightRecorder, NotARecord, read_record, replay
+from voicegw.events import DeadlinePassed, Event, PathUnheard, SocketClosed, SpeechStarted, Stamped
+from voicegw.flight import KEPT_BYTES, Entry, FlightRecorder, NotARecord, Record, read_record, replay
 from voicegw.server import VoiceServer
 from voicegw.session import Options, Transition
 from voicegw.testing.chaos import Chaos
@@ -152,6 +152,28 @@ def test_a_quiet_hour_is_told_in_a_few_lines_and_an_end_with_its_code(tmp_path: 
     assert sum("heartbeats and keepalives, in 59" in line for line in told) == 2
     assert any("[code 4006]" in line for line in told)
     assert any("[without a close frame]" in line for line in told)
+
+
+def test_a_pulse_that_stops_is_told_among_those_that_go_on() -> None:
+    quiet = Entry(
+        1.0, DeadlinePassed("beat_due", 1.0), ("heartbeat: beating.resting --beat_due--> beating.awaiting_ack",), ()
+    )
+    late = ("heartbeat: beating.awaiting_ack --beat_due--> beating.overdue",)
+    silent = ("transport: open --path_unheard--> checking",)
+    entries = (
+        quiet,
+        quiet,
+        Entry(2.0, DeadlinePassed("beat_due", 1.0), late, ()),
+        quiet,
+        Entry(3.0, PathUnheard(), silent, ()),
+        quiet,
+    )
+    told = list(explain(Record(USER, GUILD, Options(), entries, 0)))
+    counts = [line.partition("(")[2].split()[0] for line in told if "heartbeats and keepalives" in line]
+    assert counts == ["2", "1", "1"]
+    assert "beating.awaiting_ack > beating.overdue" in told[1]
+    assert "open > checking" in told[3]
+    assert len(told) == 5
 
 
 @pytest.mark.parametrize(

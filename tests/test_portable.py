@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -143,6 +144,21 @@ async def test_a_frozen_call_goes_on_in_another_client(
     tap.check()
     assert "identifying.awaiting_ready" not in again.way("gateway")
     assert signalling_of(alice).requests == [CHANNEL]
+
+
+async def test_a_wall_clock_that_has_jumped_moves_the_timestamp_by_a_minute_at_most(
+    server: VoiceServer, make_client: MakeClient
+) -> None:
+    alice, bob = await pair(make_client, server)
+    tap = Tap(server, ALICE)
+    alice.play(ToneSource(440))
+    await hears(bob)
+    frozen = await alice.freeze()
+    begin, left = frozen.stream.timestamp_ticks, len(tap.packets)
+    jumped = dataclasses.replace(frozen, frozen_at_ms=frozen.frozen_at_ms - 10**9)
+    await thawed(server, jumped, signalling_of(alice))
+    await server.wait_for(lambda: len(tap.packets) > left, 20)
+    assert 60 <= ((tap.packets[left].timestamp_ticks - begin) & 0xFFFFFFFF) / 48_000 < 80
 
 
 async def test_a_frozen_client_is_over_and_sends_nothing_more(server: VoiceServer, make_client: MakeClient) -> None:

@@ -265,6 +265,9 @@ def test_a_source_goes_where_it_is_told(tmp_path: Path, kind: str) -> None:
         assert again == first[10:]
     seek_in(made, 0.0)
     assert made.read() == first[0]
+    if kind == "limited":
+        seek_in(made, 0.6)
+        assert len(everything(made)) == 10
     made.close()
 
 

@@ -18,8 +18,10 @@ from voicegw.media.ogg import OggOpusWriter
 from voicegw.media.opening import open_url
 from voicegw.media.opus import OpusEncoder
 from voicegw.media.opus_files import OggOpusSource, WebmOpusSource
+from voicegw.media.readahead import ReadAhead
 from voicegw.media.sources import LimitedSource, Source, ToneSource
 from voicegw.media.web import WebStream
+from voicegw.media.workers import ThreadWorkers
 
 pytestmark = pytest.mark.loopback
 
@@ -158,6 +160,21 @@ def test_a_read_that_blocks_can_be_ended(site: Site) -> None:
     site.hanging.set()
 
 
+def test_a_read_that_fails_because_it_was_ended_asks_for_nothing_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = WebStream(f"{site.url}/a.webm", allow_private=True)
+
+    def shut_down(buffer: memoryview) -> int:
+        raise OSError("shut down")
+
+    monkeypatch.setattr(stream._body, "readinto", shut_down)
+    stream.abort()
+    assert stream.read(5) == b""
+    assert len(site.asked) == 1
+    stream.close()
+
+
 def test_a_live_stream_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voicegw.media.live.BACKOFF_S", (0.0,))
     opened: list[int] = []
@@ -262,3 +279,28 @@ def test_an_ogg_stream_passes_too(tmp_path: Path) -> None:
     source = OggOpusSource(io.BytesIO((tmp_path / "a.ogg").read_bytes()))
     assert source.is_opus
     assert everything(source) == PACKETS
+
+
+def test_a_source_that_hangs_is_ended_when_nobody_reads_it_any_more() -> None:
+    reading, ended, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Hanging:
+        is_opus = True
+
+        def read(self) -> bytes:
+            reading.set()
+            assert ended.wait(60)
+            return b""
+
+        def abort(self) -> None:
+            ended.set()
+
+        def close(self) -> None:
+            assert ended.is_set()
+
+    ahead = ReadAhead(Hanging(), ThreadWorkers("test", 1), lambda: None)
+    ahead.refill()
+    assert reading.wait(20)
+    ahead.close(closed.set)
+    assert closed.wait(20)
+    assert ahead.error is None

@@ -254,6 +254,24 @@ def test_no_library_of_the_working_directory_is_loaded(tmp_path: Path) -> None:
 
 
 @covers("F161")
+def test_the_systems_library_is_taken_where_the_loader_finds_it_and_not_a_planted_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: f"lib{name}.so.0")
+    for search in (".", "", f"/usr/lib:{tmp_path}"):
+        monkeypatch.setenv("LD_LIBRARY_PATH", search)
+        (tmp_path / "libopus.so.0").unlink(missing_ok=True)
+        assert native.find_library("opus") == "libopus.so.0"
+        (tmp_path / "libopus.so.0").touch()
+        assert native.find_library("opus") is None
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert native.find_library("opus") == "libopus.so.0"
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: str(tmp_path / f"lib{name}.so.0"))
+    assert native.find_library("opus") is None
+
+
+@covers("F161")
 def test_what_is_installed_is_taken_and_its_version_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(Path(sys.prefix))  # a venv below the working directory is an installation all the same
     assert native.find_package("davey") is not None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ALICE, BOB, MakeClient, pair
 from tests.view.conftest import scraped, value_of
 from voicegw.adapters.system import System
+from voicegw.kokoro import Kokoro
 from voicegw.media.sources import ToneSource
 from voicegw.server import VoiceServer
 from voicegw.session import SESSIONS
-from voicegw.view.metrics import exposition
+from voicegw.view.metrics import _latency, exposition
 from voicegw.view.server import View
 
 pytestmark = pytest.mark.loopback
@@ -78,3 +80,11 @@ def test_the_guide_lists_every_metric(system: System) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "view.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(voicegw_\w+)` \| (\w+) \|", guide, re.MULTILINE))
     assert listed == dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposition(system.calls), re.MULTILINE))
+
+
+def test_latencies_are_told_by_their_quantiles() -> None:
+    calls = [SimpleNamespace(latency=number / 100) for number in range(1, 101)]
+    unknown = SimpleNamespace(latency=Kokoro.DEFAULT_LATENCY)
+    told = [line.partition("latency_seconds")[2] for line in _latency([*reversed(calls), unknown])]  # type: ignore[list-item]
+    expected = ['{quantile="0.5"} 0.51', '{quantile="0.9"} 0.91', '{quantile="0.99"} 1.0', '{quantile="1"} 1.0']
+    assert told[2:] == expected
