@@ -1,4 +1,4 @@
-"""Simulated calls: plans, what a failing one shows, campaigns, many at once, and plans that must never fail again."""
+"""Simulated calls: plans, what a failing one shows, many at once, and plans that must never fail again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from voicegw.cli.simulate import CAMPAIGNS
-from voicegw.core import gateway
 from voicegw.core.call import CallSession
 from voicegw.testing.batch import run_all
-from voicegw.testing.campaigns import STORIES, Stage, long_haul, run_campaign
 from voicegw.testing.chaos import NAMES, Chaos, run_seed
 from voicegw.testing.plan import Plan, plan_of
 from voicegw.testing.shrink import report, shrink
@@ -108,52 +105,3 @@ def test_runs_on_several_processes_are_the_same_in_the_same_order() -> None:
     together = [run.trace_hash for run in run_all(run_seed, range(40), jobs=2, chunk=7)]
     assert alone == together
     assert len(set(alone)) == 40
-
-
-# -- campaigns
-
-
-def test_the_campaigns_are_those_of_the_command() -> None:
-    assert (*STORIES, "all") == CAMPAIGNS
-
-
-@pytest.mark.parametrize("name", ["S01", "S02", "S03", "S07"])
-def test_a_campaign_holds(name: str) -> None:
-    run = run_campaign(name, seed=3)
-    assert run.violation is None
-    assert run.figures["calls"] >= 1
-    assert run.figures["clear speech"] == 0
-    assert run.events > 1000
-    assert run.trace_hash == run_campaign(name, seed=3).trace_hash
-    assert (run.trace_hash == run_campaign(name, seed=4).trace_hash) == (name == "S01")  # quiet hours are alike
-
-
-def test_two_days_of_the_long_haul_hold() -> None:
-    stage = Stage(1)
-    long_haul(stage, days=2)
-    assert stage.notices
-
-
-def test_an_outage_of_a_few_calls_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from voicegw.testing import campaigns
-
-    monkeypatch.setattr(campaigns, "CALLS", 6)
-    run = run_campaign("S13", seed=0)
-    assert run.violation is None
-    assert run.figures["calls"] == 6
-    assert 600 < run.figures["back after, longest s"] < 720
-
-
-def test_a_thousand_calls_come_back_from_an_outage_under_the_dial_budget_of_their_process() -> None:
-    run = run_campaign("S13", seed=1)
-    assert run.violation is None
-    assert run.figures["calls"] == 1000
-    assert run.figures["dials in the busiest second"] <= 10
-    assert 600 * 1000 / 300 < run.figures["back after, longest s"] < 3600
-
-
-def test_a_campaign_that_cannot_hold_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway.GatewaySession, "start_heart", lambda session, event: None)
-    run = run_campaign("S01", seed=0)
-    assert run.violation is not None
-    assert run.violation.startswith("V02: ready, and no heart beats")

@@ -35,7 +35,7 @@ from voicegw.events import (
 from voicegw.media.receiver import StreamReceiver
 from voicegw.secret import Secret
 from voicegw.session import Options
-from voicegw.testing.campaigns import DAY, Outage, Stage
+from voicegw.testing.machine_campaigns import DAY, Outage, Stage
 from voicegw.testing.simulation import SimulatedClient, Simulation
 from voicegw.testing.world import ENDPOINT
 from voicegw.wire import frames

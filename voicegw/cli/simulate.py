@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     AnyRun = TypeVar("AnyRun", Run, StormRun)
 
-CAMPAIGNS = ("S01", "S02", "S03", "S07", "S12", "S13", "all")
+CAMPAIGNS = ("S01", "S02", "S03", "S04", "S05", "S06", "S07", "S08", "S09", "S10", "S11", "S12", "S13")
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=count, metavar="N", help="how many runs (1000; of a campaign 1)")
     kind = command.add_mutually_exclusive_group()
     kind.add_argument("--full", action="store_true", help="whole clients against the local server")
-    kind.add_argument("--campaign", choices=CAMPAIGNS, help="a composed scenario, or all of them")
+    kind.add_argument("--campaign", choices=(*CAMPAIGNS, "all"), help="a composed scenario, or all of them")
     command.add_argument("--seed", type=int, default=0, metavar="K", help="the first seed (0)")
     command.add_argument("--jobs", type=count, metavar="N", help="processes (as many as there are cores)")
     command.add_argument("--every-row", action="store_true", help="fail, too, where a row of the tables is never taken")
@@ -46,10 +46,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     seeds = range(arguments.seed, arguments.seed + (arguments.seeds or (1 if arguments.campaign else 1000)))
     jobs = arguments.jobs or cores()
     if arguments.campaign:
-        from voicegw.testing.campaigns import named, run_campaign
+        from voicegw.testing.campaigns import run_campaign
 
-        work = [(campaign, seed) for campaign in named(arguments.campaign) for seed in seeds]
-        return _campaigns((run_campaign(*one) for one in work), console)
+        names = CAMPAIGNS if arguments.campaign == "all" else (arguments.campaign,)
+        work = [(campaign, seed) for campaign in names for seed in seeds]
+        return _campaigns(run_all(run_campaign, work, jobs, chunk=1), console)
     if arguments.full:
         from voicegw.testing.storm import run_seed as run_storm
         from voicegw.testing.storm import shrink

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 CHUNK = 50
 
 Run = TypeVar("Run")
+Seed = TypeVar("Seed")
 
 
 def cores() -> int:
@@ -19,7 +20,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(go: Callable[[int], Run], seeds: range, jobs: int, chunk: int = CHUNK) -> Iterator[Run]:
+def run_all(go: Callable[[Seed], Run], seeds: Sequence[Seed], jobs: int, chunk: int = CHUNK) -> Iterator[Run]:
     """`go(seed)` for each seed. `go` is a module's function; what it returns comes in the order of the seeds."""
     chunks = [seeds[begin : begin + chunk] for begin in range(0, len(seeds), chunk)]
     if jobs <= 1 or len(chunks) < 3:
@@ -31,7 +32,7 @@ def run_all(go: Callable[[int], Run], seeds: range, jobs: int, chunk: int = CHUN
             yield from done
 
 
-def _chunk(go: Callable[[int], Run], seeds: Iterable[int]) -> list[Run]:
+def _chunk(go: Callable[[Seed], Run], seeds: Iterable[Seed]) -> list[Run]:
     gc.disable()  # what a run makes is gone when it ends; looking for cycles meanwhile costs a tenth
     try:
         return [go(seed) for seed in seeds]

@@ -196,14 +196,18 @@ class Bot:
         if error is not None and not isinstance(error, VoiceError):
             raise Violation(f"V15: the call ended with {error!r}")
         await self.end()
-        self.notices.clear()
         if self.signalling.credentials is not None and self.signalling.requests[-1] is not None:
             raise Violation(f"V16: {self} ended with {error!r} and is still in its channel")
-        self.client = self._make()
+        self.renew()
         try:
             await self.client.connect(self.home)
         except VoiceError as failure:
             raise Violation(f"V06: {self} could not come back: {failure!r}") from failure
+
+    def renew(self) -> None:
+        """Another client, for another call."""
+        self.notices.clear()
+        self.client = self._make()
 
     async def go_home(self) -> None:
         """Back to the channel where all meet, wherever it was moved."""

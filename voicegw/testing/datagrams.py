@@ -88,9 +88,9 @@ class DatagramSocket:
     def sendto(self, data: bytes, address: Address) -> int:
         """To anybody."""
         self._check_open()
+        self.host.check("send")
         if self._network.on_datagram is not None:
             self._network.on_datagram(self.host, address, data)
-        self.host.check("send")
         if self._name is None:
             self.bind((self.host.address, 0))
         self._network.send(self.host, self.getsockname(), address, bytes(data))

@@ -36,7 +36,7 @@ PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("PROCES
 
 STEPS_AT_ONE_TIME = 200_000
 DEMOTIONS = 3
-LATE_S = 1e-9  # real timers fire a little late; one that fires early by a rounding error would fire for ever
+LATE_S = 1e-8  # real timers fire a little late; one that fires early by a rounding error would fire for ever
 
 
 class DeadEnd(VoiceError):
@@ -189,7 +189,7 @@ class VirtualLoop(base_events.BaseEventLoop):
             self._thaw()
         ready = self._ready
         scheduled = self._scheduled
-        while scheduled and scheduled[0]._when <= now:
+        while scheduled and scheduled[0]._when <= now - LATE_S / 2:
             timer = heapq.heappop(scheduled)
             timer._scheduled = False
             if timer._cancelled:
@@ -228,11 +228,12 @@ class VirtualLoop(base_events.BaseEventLoop):
         if due is None:
             waiting = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks(self))  # type: ignore[union-attr]
             raise DeadEnd(f"at {self.now:.6f} s nothing can happen any more; waiting: {', '.join(waiting)}")
-        if due > self.now:
+        if due > self.now - LATE_S / 2:
             if due > self.limit_s:
                 raise Endless(f"nothing has ended the run by {self.now:.6f} s; the next thing comes at {due:.6f} s")
+            if due > self.now + LATE_S:
+                self._steps_here = 0
             self.now = due + LATE_S
-            self._steps_here = 0
 
     def _hold(self, handle: asyncio.Handle) -> bool:
         process = _process_of(handle)

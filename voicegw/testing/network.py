@@ -38,6 +38,7 @@ from voicegw.testing.streams import Connection, Listener, StreamSocket
 Address = tuple[str, int]
 
 FIRST_PORT = 49152
+PORT_SHIFT, PORT_SHIFTS = 1000, 15_000
 CONNECT_TIMEOUT_S = 127.0
 WALL_BEGIN_MS = 1_760_000_000_000
 
@@ -161,7 +162,7 @@ class Host(System, Process):
 
     def rebind(self) -> None:
         """The NAT in front of it forgets its mappings: from now on our datagrams come from other ports."""
-        self.port_shift += 1000
+        self.port_shift = (self.port_shift + PORT_SHIFT) % PORT_SHIFTS
 
     @property
     def frozen(self) -> bool:
@@ -208,7 +209,7 @@ class Network:
     """All hosts of one loop, and what lies between them.
 
     `names` is the DNS; `certificates` maps an address to what is wrong with its certificate while `tls` is off, `tls`
-    switches real TLS on. `on_datagram(host, target, data)` and `on_dial(host, what)` see what a host wants to send and
+    switches real TLS on. `on_datagram(host, target, data)` and `on_dial(host, what)` see what a host sends and
     whom it asks for; `black_holes` are addresses from which no answer to a dial ever comes.
     """
 

@@ -103,6 +103,15 @@ class Simulation:
         self.clients.append(client)
         return client
 
+    def forget(self, client: SimulatedClient) -> None:
+        """A client that is closed needs no memory any more.
+
+        Raises:
+            Violation: it has left something.
+        """
+        self._check_freed(client)
+        self.clients.remove(client)
+
     def run(self, story: Story) -> None:
         """Run `story(self)` and see that it leaves nothing behind.
 

@@ -283,7 +283,7 @@ class _Numbers:
     After a stall the first frames that were missed leave late, with the timestamps of their time.
     """
 
-    __slots__ = ("at", "drift_s", "late", "sequence", "ssrc", "timestamp")
+    __slots__ = ("at", "count", "drift_s", "late", "sequence", "ssrc", "timestamp")
 
     def __init__(self, ssrc: int, sequence: int, timestamp: int, at: float, before: _Numbers | None) -> None:
         self.ssrc = ssrc
@@ -291,11 +291,15 @@ class _Numbers:
         self.timestamp = timestamp
         self.at = at
         self.drift_s = 0.0
-        self.late = 0
+        self.late = self.count = 0
         if before is not None:
             media_s = ((timestamp - before.timestamp) & 0xFFFFFFFF) / SAMPLE_RATE
             self.drift_s = before.drift_s + media_s - (at - before.at)
-            self.late = before.late + 1 if self.drift_s < -CLOCK_SLACK_S else 0
+            self.count = before.count + 1
+            if self.count <= CATCH_UP_FRAMES and self.drift_s > CLOCK_SLACK_S:
+                self.drift_s = 0.0  # it was the first ones that were late
+            if self.drift_s < -CLOCK_SLACK_S:
+                self.late = before.late + 1 if at - before.at < CLOCK_SLACK_S else 1  # each stall has its own
 
 
 def _follows(number: int, before: int, bits: int) -> bool:
