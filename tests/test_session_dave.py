@@ -270,6 +270,20 @@ def test_a_key_package_that_a_broken_websocket_may_have_lost_is_sent_again_when_
         assert world.states["dave"] == ("active" if welcomed else "waiting.group")
 
 
+def test_a_key_package_that_may_be_lost_is_sent_again_when_everybody_leaves_before_that_is_known() -> None:
+    world = World()
+    world.unanswered.add("SendKeyPackage")
+    world.join()
+    world.server(SocketClosed(1006), numbered=False)
+    world.until(lambda: world.states["dave"] == "waiting.resumed", 5)
+    world.server(ClientDisconnected(OTHER))
+    assert world.states["dave"] == "waiting.alone"
+    assert len(world.sent(SendKeyPackage)) == 2
+    world.server(ClientsConnected((OTHER,)))
+    world.advance(5)
+    assert len(world.sent(SendKeyPackage)) == 2
+
+
 def test_a_key_package_of_a_group_that_was_replaced_is_not_sent_again() -> None:
     world = World()
     world.unanswered.add("SendKeyPackage")
