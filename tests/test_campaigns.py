@@ -102,10 +102,9 @@ def test_a_campaign_of_clients_holds(name: str) -> None:
     assert run.trace_hash != small(name, 4).trace_hash
 
 
-def test_recovery_without_an_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DaveSession, "recoveries_spent", lambda session, event: False)
-    monkeypatch.setitem(SMALL, "S04", (6, {"changes": 40, "lost_of_100": 10}))
-    assert re.search("dave recovering.* has no group with the others", str(small("S04", 3).violation))
+def test_whoever_is_not_let_into_the_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DaveSession, "apply_welcome", lambda session, event: None)
+    assert "has no group with the others" in str(small("S04", 3).violation)
 
 
 def test_an_address_that_changed_is_noticed_where_nobody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
