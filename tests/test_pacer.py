@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from voicegw.errors import TooManyStreams
-from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, FULL_SLOT, LEAST_GAP_S, SLOTS, Pacer, PacerThread
+from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, FULL_SLOT, LEAST_GAP_S, PORTION, SLOTS, Pacer, PacerThread
 from voicegw.media.sender import READY_FRAMES
 from voicegw.media.workers import ThreadWorkers
 
@@ -123,16 +123,36 @@ def test_what_the_next_frames_need_is_done_when_all_of_the_slot_have_left() -> N
         assert all(at in {sent + 1e-5 for sent in streams[-1].sent} for at in stream.prepared)
 
 
-def test_a_crowded_slot_prepares_its_streams_in_turns() -> None:
+def test_a_full_slot_prepares_its_streams_in_portions() -> None:
     clock = Clock()
     pacer = made(clock)
-    streams = [Stream(clock) for _ in range(SLOTS * (FULL_SLOT + 2))]
+    streams = [Stream(clock) for _ in range(FULL_SLOT)]
     for stream in streams:
         pacer.add(stream)
     drive(pacer, clock, 50.0 + READY_FRAMES * FRAME_S - 1e-4)
     assert {len(stream.prepared) for stream in streams} == {1}
-    most = max(Counter(stream.prepared[0] for stream in streams).values())
-    assert most == math.ceil((FULL_SLOT + 2) / READY_FRAMES)
+    assert max(Counter(stream.prepared[0] for stream in streams).values()) <= PORTION
+
+
+def test_the_more_streams_a_slot_has_the_less_it_prepares_at_once() -> None:
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock) for _ in range(SLOTS * READY_FRAMES * PORTION)]
+    for stream in streams:
+        pacer.add(stream)
+    drive(pacer, clock, 50.0 + READY_FRAMES * FRAME_S - 1e-4)
+    assert {len(stream.prepared) for stream in streams} == {1}
+    assert set(Counter(stream.prepared[0] for stream in streams).values()) == {PORTION}
+
+
+def test_slots_that_are_served_are_apart() -> None:
+    """What is prepared behind one does not delay the next."""
+    clock = Clock()
+    pacer = made(clock)
+    streams = [Stream(clock) for _ in range(4 * FULL_SLOT)]
+    for stream in streams:
+        pacer.add(stream)
+    assert sorted({round((stream.began[0] - 50.0) * 1000) for stream in streams}) == [0, 5, 10, 15]
 
 
 def test_a_stream_that_cannot_be_prepared_leaves_alone(caplog: pytest.LogCaptureFixture) -> None:

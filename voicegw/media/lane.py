@@ -143,8 +143,8 @@ class Lane:
                 self.sender.forget()
             else:
                 if ready.pop() is frame:
-                    datagram = ready.pop()
-                    if not self._send(datagram):
+                    datagram, send = ready.pop(), self._send
+                    if not send(datagram):
                         self.sender.refused(datagram)
                     return True
                 ready.append(frame)

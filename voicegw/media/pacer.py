@@ -1,10 +1,10 @@
 """One pacer for all streams of the process: who sends when.
 
 20 ms are divided into 20 slots, and a slot is one wake-up. A stream is served in one that is served anyway, in another
-where all of those are full, and in the one that has fewest where all are; one that was held goes on within 5 ms. Frame
-n leaves at start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three frames at once; the
-rest of the time goes by, and the timestamp with it. What can be done ahead for the next frames is done behind those of
-a slot.
+far from those where all of them are full, and in the one that has fewest where all are; one that was held goes on
+within 5 ms. Frame n leaves at start + n x 20 ms of the monotonic clock. After a stall a stream sends at most three
+frames at once; the rest of the time goes by, and the timestamp with it. What can be done ahead for the next frames is
+done behind those of a slot.
 
 The pacer itself is driven from outside: `run` serves what is due and says when it wants to be called again. A thread
 drives the one of the process, so that media leaves while the event loop is busy; where the loop has a clock of its
@@ -29,7 +29,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from voicegw.errors import TooManyStreams
 from voicegw.media.sender import READY_FRAMES, SENDING
@@ -37,7 +37,30 @@ from voicegw.media.sender import READY_FRAMES, SENDING
 FRAME_S: Final = 0.02
 SLOTS: Final = 20
 SLOT_S: Final = FRAME_S / SLOTS
+SPREAD: Final = (
+    0,
+    12,
+    4,
+    8,
+    16,
+    2,
+    14,
+    6,
+    10,
+    18,
+    1,
+    13,
+    5,
+    9,
+    17,
+    3,
+    15,
+    7,
+    11,
+    19,
+)  # the order in which slots are taken
 FULL_SLOT: Final = 128
+PORTION: Final = 64
 SOON_SLOTS: Final = 5
 CATCH_UP_FRAMES: Final = 3
 LEAST_GAP_S: Final = 0.01
@@ -179,7 +202,7 @@ class Pacer:
                     f"{len(self._places)} streams take {self._load:.0%} of a core; another would make all of them "
                     "late. Put it into another process"
                 )
-            self._seat(stream, now, SLOTS)
+            self._seat(stream, now, SLOTS, lambda tick: (self._crowd(tick), SPREAD[tick % SLOTS]))
         self._wake()
 
     def hasten(self, stream: Resting) -> None:
@@ -188,7 +211,7 @@ class Pacer:
             if stream not in self._places or not stream.rested:
                 return
             self._drop(stream)
-            self._seat(stream, self.clock(), SOON_SLOTS)
+            self._seat(stream, self.clock(), SOON_SLOTS, self._crowd)
         self._wake()
 
     def remove(self, stream: Paced) -> None:
@@ -229,10 +252,10 @@ class Pacer:
                 self._tick += 1
                 self._unserved = self._tick
 
-    def _seat(self, stream: Paced, now: float, slots: int) -> None:
+    def _seat(self, stream: Paced, now: float, slots: int, key: Callable[[int], Any]) -> None:
         """In one of so many slots to come. Empty ones have been passed over ahead of time, and may be taken."""
         self._tick = min(self._tick, max(self._unserved, math.ceil((now - self._epoch) / SLOT_S)))
-        tick = min(range(self._tick, self._tick + slots), key=self._crowd)
+        tick = min(range(self._tick, self._tick + slots), key=key)
         self._places[stream] = tick % SLOTS
         self._slots[tick % SLOTS].append(stream)
         stream.begin(self._epoch + tick * SLOT_S)
@@ -267,13 +290,13 @@ class Pacer:
         return count
 
     def _prepare(self, place: int) -> None:
-        """Have the streams of a slot do ahead what their next frames need: all in one go, of a crowded one in turns."""
+        """Have the streams of a slot do ahead what their next frames need: as many at once as do not take long."""
         slot, turn = self._slots[place], (self._tick // SLOTS + place) % READY_FRAMES
-        if len(slot) > FULL_SLOT:
-            slot = slot[turn::READY_FRAMES]
-        elif turn:
+        portions = min(READY_FRAMES, len(slot) // PORTION + 1)
+        portion, not_now = divmod(turn, READY_FRAMES // portions)
+        if not_now or portion >= portions:
             return
-        for stream in tuple(slot):
+        for stream in slot[portion::portions]:
             try:
                 stream.prepare()
             except Exception:
