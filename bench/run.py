@@ -26,6 +26,7 @@ FIRST = (
     "receive",
     "memory",
     "connect",
+    "handover",
 )
 
 
