@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LEASE_FRAMES: Final = 250  # 5 s of speech
 RETRY_S: Final = 0.25
+GATHER_S: Final = 0.05  # what changes in quick succession is one checkpoint, unless speech waits for it
 DIALLING_AHEAD: Final = ("closed.dialling_ahead", "closed.opened_ahead")
 DIALLED_AHEAD: Final = "closed.greeted_ahead"
 MOST_AWAY_S: Final = 60.0  # a wall clock may say anything; the timestamp follows it so far
@@ -70,6 +71,7 @@ class Portable:
     def __init__(self) -> None:
         self._coming: Playlist | None = None  # what another process played, until all of it plays here
         self._due = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._leasing = False
         self._writing: asyncio.Task[None] | None = None
 
@@ -269,10 +271,15 @@ class Portable:
         """From the pacer's thread, or ours."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._due.set)
+                self._loop.call_soon_threadsafe(self._checkpoint_needed)
 
     def _checkpoint_due(self) -> None:
         """Something has changed that a checkpoint should tell."""
+        self._due.set()
+
+    def _checkpoint_needed(self) -> None:
+        """Speech waits for one."""
+        self._urgent.set()
         self._due.set()
 
     def _stop_checkpoints(self) -> None:
@@ -284,6 +291,7 @@ class Portable:
         failing = False
         while True:
             self._due.clear()
+            self._urgent.clear()
             frozen = self.checkpoint()
             try:
                 await write(frozen)
@@ -298,6 +306,7 @@ class Portable:
                 continue
             failing = False
             self.renew_lease(frozen)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every_s):
-                    await self._due.wait()
+            for event, seconds in ((self._due, every_s), (self._urgent, GATHER_S)):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await event.wait()

@@ -33,6 +33,7 @@ from voicegw.wire.dave_frames import is_dave_frame
 from voicegw.wire.opcodes import Opcode
 from voicegw.wire.rtp import SILENCE_FRAME
 
+AFTER_S: Final = 0.5
 MUSIC: Final = "demo.ogg"
 BOTS, LISTENERS, GUILDS, CHANNELS = 1 << 40, 2 << 40, 3 << 40, 4 << 40
 
@@ -46,12 +47,23 @@ class Heard:
     keys: dict[bytes, int] = field(default_factory=dict)
     repeats: int = 0
     sources: list[tuple[str, int]] = field(default_factory=list)
+    changes: list[float] = field(default_factory=list)
     stale: int = 0
 
     def gap_s(self, since: float, until: float) -> float:
-        """The longest time without sound between these two; all of it where there was none."""
+        """The longest time without sound between these two; all of it where there was none.
+
+        Where the call went from worker to worker, only what lies around that counts: from the last sound before to half
+        a second after. When a host is busy whoever listens stands still now and then, and would hear that in all calls.
+        """
         times = [since, *(at for at in self.times if since < at < until), until]
-        return max(later - at for at, later in itertools.pairwise(times))
+        changes = [at for at in self.changes if since < at < until]
+        gaps = [
+            later - at
+            for at, later in itertools.pairwise(times)
+            if not changes or any(at <= change + AFTER_S and change <= later for change in changes)
+        ]
+        return max(gaps)
 
 
 class Trial:
@@ -230,6 +242,7 @@ class Trial:
         if session.address is not None and (not heard.sources or heard.sources[-1] != session.address):
             heard.stale += session.address in heard.sources
             heard.sources.append(session.address)
+            heard.changes.append(time.monotonic())
 
     # -- what is measured
 
