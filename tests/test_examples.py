@@ -202,11 +202,26 @@ async def test_who_tries_a_bot_gives_its_commands_from_outside(local_discord: Vo
             assert process.returncode == 1
 
 
-async def test_arguments_that_are_missing_are_named() -> None:
-    async with locally("server.json") as process:
-        _, told = await process.communicate()
-        assert told.decode().startswith("usage: python -m voicegw.testing.locally SERVER.json (BOT.py")
+async def test_what_is_missing_is_named_in_one_line() -> None:
+    for arguments, said in (
+        (("server.json",), "usage: python -m voicegw.testing.locally SERVER.json (BOT.py"),
+        (("server.json", "no_bot.py"), "no bot no_bot.py; usage"),
+        (("server.json", "/now", "song"), "no bot /now; usage"),
+        (("no server.json", "/now"), "no server.json tells of no server that runs; in a terminal of its own"),
+        ((SONG, "/now"), f"{SONG} tells of no server that runs"),
+    ):
+        async with locally(*arguments, cwd=ROOT) as process:
+            _, told = await process.communicate()
+        (line,) = told.decode().splitlines()
+        assert line.startswith(said)
         assert process.returncode == 1
+
+
+async def test_a_server_that_is_gone_is_named(local_discord: VoiceServer, place: Path) -> None:
+    await local_discord.close()
+    async with locally(place, "/now") as process:
+        _, told = await process.communicate()
+    assert told.decode().startswith(f"the server at {local_discord.api} is gone; in a terminal of its own")
 
 
 async def test_commands_that_cannot_be_answered_say_so(

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "MTA0Njk0MzE5MzA2MjQ4MTky.a-bot.on-this-host"  # noqa: S105 - any token will do; it begins with a user id
+USAGE = "usage: python -m voicegw.testing.locally SERVER.json (BOT.py [ARGUMENT ...] | /COMMAND [NAME=VALUE ...])"
+SERVE = "in a terminal of its own: voicegw serve --main-gateway | tee server.json"
 VOICE_PROTOCOLS = ("discord", "nextcord", "disnake")
 
 
@@ -68,17 +70,30 @@ def ask(place: dict[str, Any], name: str, options: dict[str, str]) -> list[str]:
             answers: list[str] = json.load(response)["answers"]
     except urllib.error.HTTPError as error:
         raise SystemExit(json.load(error)["message"]) from None
+    except OSError:
+        raise SystemExit(f"the server at {place['api']} is gone; {SERVE}") from None
     return answers
+
+
+def read_place(path: str) -> dict[str, Any]:
+    """What `voicegw serve --main-gateway` has printed into the file at `path`."""
+    try:
+        place: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8").splitlines()[0])
+        if "api" in place and Path(place["ca"]).is_file():
+            return place
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    raise SystemExit(f"{path} tells of no server that runs; {SERVE}")
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the bot, or give the command."""
-    if len(argv) < 2:
-        raise SystemExit(
-            "usage: python -m voicegw.testing.locally SERVER.json (BOT.py [ARGUMENT ...] | /COMMAND [NAME=VALUE ...])"
-        )
-    place = json.loads(Path(argv[0]).read_text(encoding="utf-8").splitlines()[0])
-    if argv[1].startswith("/") and not Path(argv[1]).is_file():
+    is_bot = len(argv) > 1 and Path(argv[1]).is_file()
+    is_command = len(argv) > 1 and argv[1].startswith("/") and all("=" in option for option in argv[2:])
+    if not is_bot and not is_command:
+        raise SystemExit(f"no bot {argv[1]}; {USAGE}" if len(argv) > 1 else USAGE)
+    place = read_place(argv[0])
+    if not is_bot:
         given = dict(option.split("=", 1) for option in argv[2:])
         print("\n".join(ask(place, argv[1].removeprefix("/"), given)))
         return
