@@ -180,6 +180,7 @@ PROMISED = {
         "dial_timeout": 10.0,
         "dial_turn": 60.0,
         "hello_timeout": 5.0,
+        "call_awaited": 10.0,
         "ready_timeout": 5.0,
         "discovery_timeout": 5.0,
         "session_description_timeout": 5.0,
@@ -230,8 +231,10 @@ PROMISED = {
     "lease": {"join_timeout": 30.0, "renewal_due": 20.0, "lease_ended": 60.0, "lapse_timeout": 300.0},
     "ownership": {
         "turn_came": 10.0,
+        "promise_over": 10.0,
         "claim_timeout": 5.0,
         "open_timeout": 60.0,
+        "announce_timeout": 2.0,
         "freeze_timeout": 5.0,
         "nobody_came": 10.0,
     },

@@ -10,7 +10,16 @@ import pytest
 from tests.conftest import ALICE, BOB, GUILD, MakeClient, encrypted, pair, signalling_of
 from tests.sessions import ready
 from voicegw import FrozenCall, ToneSource, VoiceClient
-from voicegw.effects import AbortSocket, CreateGroup, Effect, OpenSocket, SendInvalidCommit, SendKeyPackage, SendResume
+from voicegw.effects import (
+    AbortSocket,
+    CreateGroup,
+    Effect,
+    OpenSocket,
+    SendInvalidCommit,
+    SendKeyPackage,
+    SendResume,
+    SendVoiceState,
+)
 from voicegw.errors import ConnectionFailed, EventNotAllowed
 from voicegw.events import (
     CallThawed,
@@ -18,6 +27,7 @@ from voicegw.events import (
     Event,
     FreezeRequested,
     HandOverAnnounced,
+    JoinAbandoned,
     JoinRequested,
     KeyPackageMade,
     LeaveRequested,
@@ -26,7 +36,9 @@ from voicegw.events import (
     SocketFailed,
     SocketOpened,
     Stamped,
+    VoiceStateUpdated,
 )
+from voicegw.secret import Secret
 from voicegw.server import VoiceServer
 from voicegw.session import VoiceSession
 from voicegw.snapshot import Announcement
@@ -163,8 +175,25 @@ def test_who_expects_a_call_and_does_not_want_it_leaves_nothing_open(event: Even
 
 
 def test_who_expects_a_call_may_join_instead() -> None:
-    expecting = Expecting(ANNOUNCED, PACKAGE, SocketOpened(), HELLO, JoinRequested(CHANNEL))
+    expecting = Expecting(ANNOUNCED, PACKAGE, SocketOpened(), HELLO)
+    expecting.now = 5.0
+    effects = expecting.feed(JoinRequested(CHANNEL + 1))
     assert expecting.states == ("joining.asking", "closed.down", "off")
+    assert [effect for effect in effects if isinstance(effect, SendVoiceState)] == [SendVoiceState(CHANNEL + 1)]
+    expecting.feed(VoiceStateUpdated(CHANNEL + 1, Secret("new")))
+    assert expecting.session.shared.timers == {"pair_timeout": 15.0}
+
+
+def test_an_expected_call_that_may_not_be_resumed_is_joined_as_one_that_was_connected() -> None:
+    expecting = Expecting(ANNOUNCED, PACKAGE, SocketOpened(), HELLO)
+    expecting.now = 5.0
+    effects = expecting.feed(CallThawed(replace(SNAPSHOT, secret_key=None, channel_id=CHANNEL + 1)))
+    assert expecting.states == ("joining.asking", "closed.down", "off")
+    assert [effect for effect in effects if isinstance(effect, SendVoiceState)] == [SendVoiceState(CHANNEL + 1)]
+    expecting.feed(VoiceStateUpdated(CHANNEL + 1, Secret("new")))
+    assert expecting.session.shared.timers == {"pair_timeout": 15.0}
+    expecting.feed(JoinAbandoned(None))
+    assert expecting.states[0] == "joining.halved"
 
 
 def test_a_call_that_is_there_expects_no_other() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.sessions import noticed, ready
 from voicegw.core.signals import SpeechAllowed, SpeechForbidden
 from voicegw.effects import (
+    CloseUdp,
     EncryptionChanged,
     HoldReason,
     MediaLost,
@@ -20,10 +23,12 @@ from voicegw.effects import (
     Warned,
 )
 from voicegw.events import (
+    HostWoke,
     IpDiscovered,
     PathHeard,
     PathLost,
     PathMoved,
+    PathUnheard,
     SocketClosed,
     SocketOpened,
     SpeechEnded,
@@ -145,6 +150,81 @@ def test_a_host_that_sends_nothing_brings_a_new_socket() -> None:
     assert world.states["transport"] == "open"
     assert noticed(world, MediaRestored) != []
     assert len(world.sent(OpenUdp)) == 2
+
+
+def send_nothing(world: World) -> None:
+    world.udp(PathLost("ENETUNREACH"))
+
+
+def move(world: World) -> None:
+    world.udp(PathMoved())
+
+
+def resume_unanswered(world: World) -> None:
+    world.server(SocketClosed(1006), numbered=False)
+    world.settle()
+    world.until(lambda: world.states["transport"] != "confirming", 10)
+
+
+def go_on_elsewhere(world: World) -> None:
+    world.hand_over()
+
+
+@pytest.mark.parametrize("replace", [send_nothing, move, resume_unanswered, go_on_elsewhere])
+def test_a_new_socket_asks_for_its_address_at_once_and_again_soon(replace: Callable[[World], None]) -> None:
+    world = ready()
+    world.unanswered |= {"OpenSocket", "SendDiscovery"} - ({"OpenSocket"} if replace is resume_unanswered else set())
+    world.advance(1.0)
+    replace(world)
+    assert world.states["transport"] == "discovering.first"
+    said = [type(effect) for _, effect in world.effects if isinstance(effect, CloseUdp | OpenUdp | SendDiscovery)]
+    assert said[-2:] == [OpenUdp, SendDiscovery]
+    assert said.count(CloseUdp) == 1
+    begun = world.now
+    asked = len(world.sent(SendDiscovery))
+    world.advance(1.0)
+    assert [at - begun for at, effect in world.effects if isinstance(effect, SendDiscovery)][asked:] == pytest.approx(
+        [0.2, 0.4, 0.8]
+    )
+
+
+def test_a_host_that_slept_looks_whether_the_path_is_still_there() -> None:
+    world = ready()
+    world.unanswered.add("SendDiscovery")
+    asked = len(world.sent(SendDiscovery))
+    world.feed(HostWoke(60.0))
+    assert (world.states["transport"], len(world.sent(SendDiscovery))) == ("confirming", asked + 1)
+    world.udp(IpDiscovered("203.0.113.7", 50004))
+    assert world.states["transport"] == "open"
+
+
+def test_what_is_heard_after_a_resume_makes_the_next_silence_a_sudden_one() -> None:
+    world = ready()
+    world.unanswered |= {"SendDiscovery", "SendKeepalive"}
+    world.server(SocketClosed(1006), numbered=False)
+    world.settle()
+    assert world.states["transport"] == "confirming"
+    world.udp(PathHeard())
+    assert world.states["transport"] == "open"
+    world.udp(PathUnheard())
+    assert world.states["transport"] == "checking"
+
+
+@pytest.mark.parametrize("doubt", ["confirming", "silent"])
+def test_an_answer_of_a_server_where_nobody_speaks_makes_no_silence_a_sudden_one(doubt: str) -> None:
+    world = ready()
+    world.unanswered |= {"SendDiscovery", "SendKeepalive"}
+    world.udp(PathHeard())
+    if doubt == "confirming":
+        world.server(SocketClosed(1006), numbered=False)
+        world.settle()
+    else:
+        world.udp(PathUnheard())
+        world.until(lambda: world.states["transport"] == "silent", 10)
+    assert world.states["transport"] == doubt
+    world.udp(IpDiscovered("203.0.113.7", 50004))
+    world.udp(PathUnheard())
+    assert world.states["transport"] == "open"
 
 
 def test_why_one_socket_could_not_send_is_not_said_of_the_next() -> None:

@@ -175,6 +175,17 @@ def test_what_the_main_gateway_says_of_a_channel_is_no_answer_to_a_leave() -> No
     assert world.states["call"] == "leaving.closing"
 
 
+def test_a_channel_is_no_answer_to_a_leave_where_only_that_is_awaited() -> None:
+    world = ready()
+    world.unanswered.add("SendVoiceState")
+    world.feed(LeaveRequested())
+    world.settle()
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("muted by somebody")))
+    assert world.states["call"] == "leaving.departing"
+    world.feed(VoiceStateUpdated(None, Secret("out")))
+    assert world.states["call"] == "closed"
+
+
 def test_a_leave_that_cannot_be_said_is_not_waited_for() -> None:
     world = ready()
     world.unanswered |= {"SendVoiceState", "CloseSocket"}
@@ -205,6 +216,16 @@ def test_one_leave_of_ours_excuses_one_departure() -> None:
     world.until(lambda: world.states["call"] == "closed", 10)
     assert isinstance(last_error(world), Kicked)
     assert len(world.sent(SendIdentify)) == 1
+
+
+def test_the_late_answer_to_the_first_join_is_no_sign_that_the_ghost_is_gone() -> None:
+    world = World()
+    world.unanswered.add("SendVoiceState")
+    world.join()
+    world.until(lambda: world.states["call"] == "joining.clearing", 30)
+    asked = len(world.sent(SendVoiceState))
+    world.feed(VoiceStateUpdated(CHANNEL, Secret("late")))
+    assert (world.states["call"], len(world.sent(SendVoiceState))) == ("joining.clearing", asked)
 
 
 def test_a_server_that_came_before_the_ghost_was_gone_is_no_half_of_the_next_pair() -> None:
@@ -256,11 +277,26 @@ def test_a_main_session_that_comes_back_as_it_should_is_no_attempt() -> None:
     world.until(lambda: world.states["call"] == "connected", 10)
 
 
+def test_a_main_session_that_is_away_tells_nothing_of_us_and_is_lost_once() -> None:
+    world = ready()
+    world.feed(MainSessionLost())
+    world.settle()
+    until = world.timers["main_session_timeout"]
+    world.advance(1.0)
+    left_behind = VoiceStateUpdated(ANOTHER, Secret("new")), VoiceServerUpdated(Secret("new"), ENDPOINT)
+    for event in (*left_behind, MainSessionLost()):
+        world.feed(event)
+        assert (world.states["call"], world.timers["main_session_timeout"]) == ("waiting.main_session", until)
+    assert (world.session.shared.channel_id, world.session.call.attempts) == (CHANNEL, 1)
+    assert len(world.sent(OpenSocket)) == 1
+
+
 def test_a_cool_down_is_waited_out_whatever_the_main_session_does() -> None:
     world = ready(rejoin_after_rate_limit=True)
     world.server(SocketClosed(4021), numbered=False)
     over = world.timers["cool_down_over"]
-    for event in (MainSessionLost(), MainSessionStarted(), MainSessionStarted()):
+    gone, new = VoiceServerUpdated(Secret("gone"), None), VoiceServerUpdated(Secret("new"), ENDPOINT)
+    for event in (gone, new, MainSessionLost(), MainSessionStarted(), MainSessionStarted()):
         world.feed(event)
         assert (world.states["call"], world.timers["cool_down_over"]) == ("waiting.cool_down", over)
     assert world.sent(SendVoiceState) == [SendVoiceState(CHANNEL)]
