@@ -19,7 +19,7 @@ from voicegw.wire.encryption import TransportCipher
 
 
 class MediaPath:
-    """What happens on it is told by `feed`, stamped with the socket's generation;
+    """The UDP path of one call: `feed` hears what happens on it, stamped with the socket's generation.
 
     `heard` is called after each packet. `counters` says what came besides media, and what the host refused to send.
     """

@@ -187,10 +187,7 @@ class VoiceServer:
     def admit(
         self, *, guild_id: int, channel_id: int, user_id: int, session_id: Secret[str] | None = None
     ) -> Credentials:
-        """Credentials for one session, as a join on the main gateway brings them;
-
-        a known session id gets a new token.
-        """
+        """Credentials for one session, as a join on the main gateway brings them: for `session_id` a new token."""
         credentials = Credentials(
             guild_id=guild_id,
             channel_id=channel_id,

@@ -234,9 +234,9 @@ class TransportCipher:
         return self.counter.uses >= self.counter.worn_at
 
     def seal(self, header: bytes, plaintext: bytes) -> bytes:
-        """The whole datagram;
+        """The whole datagram; `header` goes in the clear and is authenticated.
 
-        `header` goes in the clear and is authenticated. The nonce is spent even if sending fails.
+        The nonce is spent even if sending fails.
 
         Raises:
             KeyExhausted: the key was used 2**32 - 1 times.
