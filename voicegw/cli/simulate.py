@@ -98,7 +98,7 @@ def _summed_up(runs: Iterable[AnyRun], console: Console, shown: Callable[[AnyRun
         seeds += 1
         events += done.events
         virtual_s += done.virtual_s
-        faults += done.faults
+        faults.update(done.faults)
         trace.update(done.trace_hash.encode())
         if done.violation is not None:
             violations += 1

@@ -86,9 +86,8 @@ class TableEvent(transitions.Event):
     rows do not have; without it an event costs a quarter. A test runs both ways and compares.
     """
 
-    def trigger(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def trigger(self, model: Any, event: Any) -> Any:
         """The `Transition` that was taken; None where every guard said no."""
-        event = args[0]
         rows: list[Any] = self.transitions[model.state]
         for transition in rows:
             if transition.question is not None and getattr(model, transition.question)(event) != transition.wanted:

@@ -96,6 +96,7 @@ ANSWERS = (
     "DrainStream",
 )
 SESSION_BEGINS = frozenset({SendIdentify, SendResume})
+TIMERS = frozenset({ArmTimer, CancelTimer})  # two effects of three; when a timer fires is heard
 RESUMABLE = (None, 1000, 1001, 1005, 1006, 1011, 1012, 4013, 4015)
 CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
 
@@ -221,7 +222,11 @@ class Chaos:
         world, run = self.world, self.run
         rows = list(map(_row_of, world.trace))
         effects = [effect for _, effect in world.effects]
-        told = "\n".join(map(fields_of, effects))
+        texts = [
+            f"{kind.__name__} {effect.name}" if (kind := type(effect)) in TIMERS else fields_of(effect)  # type: ignore[union-attr]
+            for effect in effects
+        ]
+        told = "\n".join(texts)
         if CANARY in told and run.violation is None:
             run.violation = "V18: a secret shows in an effect"
         heard = [event.event if type(event) is Stamped else event for _, event in world.heard]
@@ -582,8 +587,6 @@ def run_seed(seed: int) -> Run:
 def fields_of(effect: Effect) -> str:
     """An effect's name and fields as text; what `repr` says, at a third of its time."""
     kind = type(effect)
-    if kind is ArmTimer or kind is CancelTimer:  # two of three; when a timer fires is heard
-        return f"{kind.__name__} {effect.name}"  # type: ignore[union-attr]
     getter = _getters.get(kind)
     if getter is None:
         names = [one.name for one in fields(kind)]

@@ -117,7 +117,7 @@ class Invariants:
             Violation: something does not hold.
         """
         stamp = event if type(event) is Stamped else None
-        if stamp is not None:
+        if stamp is not None and type(stamp.event) in ENDS:
             self._ended(stamp)
         if steps:
             if self.closed and effects:
@@ -150,7 +150,7 @@ class Invariants:
     # -- what came in and what was taken
 
     def _ended(self, stamped: Stamped) -> None:
-        if type(stamped.event) in ENDS and stamped.source == "websocket":
+        if stamped.source == "websocket":
             if isinstance(stamped.event, DialPostponed) and stamped.generation in self.sockets:
                 self.dials -= 1  # it waited for its turn; nothing was dialled
             self.sockets.discard(stamped.generation)

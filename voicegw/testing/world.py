@@ -269,6 +269,15 @@ class World:
         heapq.heappush(self._coming, (self.now + self.latency_s, next(self._order), event))
 
     def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, ArmTimer):
+            self._timers[effect.name] = effect.at
+            if effect.jitter and self.jitter is not None:
+                self._early[effect.name] = self.now + effect.after_s * self.jitter()
+            return
+        if isinstance(effect, CancelTimer):
+            self._timers.pop(effect.name, None)
+            self._early.pop(effect.name, None)
+            return
         kind = type(effect)
         do = HANDS.get(kind)
         if do is not None:
@@ -282,15 +291,6 @@ class World:
                 self._say(event)
         elif kind is SendKeepalive:  # the path is looked at whether or not anybody answers
             self._say(Stamped("udp", self._udp, PathUnheard()))
-
-    def _arm(self, effect: ArmTimer) -> None:
-        self._timers[effect.name] = effect.at
-        if effect.jitter and self.jitter is not None:
-            self._early[effect.name] = self.now + effect.after_s * self.jitter()
-
-    def _cancel(self, effect: CancelTimer) -> None:
-        self._timers.pop(effect.name, None)
-        self._early.pop(effect.name, None)
 
     def _report(self, effect: Report) -> None:
         self.notices.append(effect.notice)
@@ -370,8 +370,6 @@ class World:
 
 
 HANDS: Mapping[type, Callable[[World, Any], None]] = {
-    ArmTimer: World._arm,
-    CancelTimer: World._cancel,
     Report: World._report,
     OpenSocket: World._open_socket,
     AbortSocket: World._abort_socket,

@@ -7,6 +7,7 @@ allowed.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Collection
@@ -72,6 +73,7 @@ def parse_endpoint(endpoint: str, allowed_hosts: Collection[str] = ()) -> Endpoi
     )
 
 
+@functools.lru_cache(maxsize=256)
 def check_media_address(ip: str, allow_private: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Is this an address that media may be sent to?
 
@@ -101,6 +103,7 @@ def _split(text: str) -> tuple[str, str | None]:
     return host, port if colon else None
 
 
+@functools.lru_cache(maxsize=256)
 def _normal(host: str) -> str:
     """Lower case, as an IDNA name or an IP literal in its short form; the empty text for anything else."""
     if ":" in host or host[-1:].isdigit():  # no other can be an IP literal
