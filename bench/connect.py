@@ -69,7 +69,7 @@ def connect_parts(settings: Settings) -> dict[str, list[float]]:
     for found in each_round(settings, parts=True):
         for library, said in found.items():
             rest = said["cpu_ms"] - sum(said["parts"].values())
-            for part, spent in {**said["parts"], "aiohttp, asyncio, the rest": rest}.items():
+            for part, spent in {**said["parts"], "the event loop, the rest": rest}.items():
                 values.setdefault(f"{library}, {part}", []).append(spent)
     return values
 

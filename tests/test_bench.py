@@ -23,7 +23,7 @@ runner: Any = importlib.import_module("bench.run")
 def test_they_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--json"]) == 0
     names = json.loads(capsys.readouterr().out.splitlines()[-1])["benchmarks"]
-    assert {"streams", "streams-dave", "packet", "lateness", "pcm", "encode", "memory", "connect"} <= set(names)
+    assert {"streams", "streams-dave", "packet", "lateness", "pcm", "encode", "memory", "connect", "core"} <= set(names)
     assert main(["bench", "nothing"]) == 2
     assert "no benchmark 'nothing'" in capsys.readouterr().err
 
