@@ -15,12 +15,15 @@ from tests.test_player import Frames, Stage, VirtualLoop, on_stage
 from voicegw.errors import SourceFailed
 from voicegw.media.levels import LoudnessMeter, added, gain_for, scaled
 from voicegw.media.likeness import pcm_frequency
+from voicegw.media.mixer import Mixer
 from voicegw.media.ogg import OggOpusWriter
 from voicegw.media.opus import OpusDecoder, OpusEncoder
 from voicegw.media.opus_files import OggOpusSource
 from voicegw.media.pacer import FRAME_S
 from voicegw.media.playback import Playback
+from voicegw.media.readahead import ReadAhead
 from voicegw.media.sources import ToneSource
+from voicegw.media.track import Track
 from voicegw.wire.rtp import SILENCE_FRAME
 
 TONE_DBFS = -15.0  # peaks at -12
@@ -68,6 +71,48 @@ def no_gap(stage: Stage, frames: int) -> None:
     gaps = [after - before for before, after in itertools.pairwise(stage.times[:frames])]
     assert gaps == pytest.approx([FRAME_S] * (frames - 1))
     assert SILENCE_FRAME not in [frame for _, frame, _ in stage.sent[:frames]]
+
+
+# -- many at once
+
+
+def test_streams_that_begin_together_are_not_all_encoded_together() -> None:
+    class Waiting:
+        """Workers that do nothing before they are told."""
+
+        def __init__(self) -> None:
+            self.jobs: list[Callable[[], None]] = []
+
+        def submit(self, job: Callable[[], None]) -> None:
+            self.jobs.append(job)
+
+        def relieve(self) -> None:
+            pass
+
+        def work(self) -> int:
+            done, self.jobs = self.jobs, []
+            for job in done:
+                job()
+            return len(done)
+
+    encoders, readers, mixers = Waiting(), Waiting(), []
+    for _ in range(20):
+        reader = ReadAhead(ToneSource(440), readers)
+        reader.refill()
+        readers.work()
+        mixer = Mixer(encoders, 128_000, lambda track: None, lambda track, following: None, lambda: 0.0)
+        mixer.begin([Track(None, reader)])
+        mixers.append(mixer)
+    runs = []
+    for _ in range(60):  # frames leave
+        runs.append(encoders.work())
+        readers.work()
+        for mixer in mixers:
+            mixer.frames.popleft()
+            if not mixer.busy and len(mixer.frames) <= mixer.low:
+                mixer.refill()
+    assert max(runs[1:]) <= 4
+    assert sum(runs[-10:]) == 20, "every one once in ten frames"
 
 
 # -- one after the other

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 import threading
 from collections import Counter
 
 import pytest
 
 from voicegw.errors import TooManyStreams
-from voicegw.media.pacer import CATCH_UP_FRAMES, FRAME_S, FULL_SLOT, LEAST_GAP_S, PORTION, SLOTS, Pacer, PacerThread
+from voicegw.media.pacer import (
+    CATCH_UP_FRAMES,
+    FRAME_S,
+    FULL_SLOT,
+    LEAST_GAP_S,
+    PORTION,
+    SLOTS,
+    Pacer,
+    PacerThread,
+    ask_for_short_turns,
+)
 from voicegw.media.sender import READY_FRAMES
 from voicegw.media.workers import ThreadWorkers
 
@@ -343,6 +355,21 @@ def test_the_thread_serves_streams_that_come_and_go() -> None:
         for stream in streams:
             assert stream.over.wait(30)
         assert [len(stream.sent) for stream in streams] == [1, 3, 5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
+def test_who_asks_for_short_turns_stays_as_nice_as_it_was() -> None:
+    found: list[int] = []
+
+    def ask() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, 7)  # of this thread
+        ask_for_short_turns()
+        found.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [7]
 
 
 def test_a_job_that_hangs_costs_one_thread_and_nobody_waits_for_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,8 @@ RUN_FRAMES: Final = 10
 PROMPT_FRAMES: Final = 5
 HURRY_FRAMES: Final = 3
 DUCKING_STEP: Final = 0.1
+
+_begun: Final = itertools.count()
 
 
 class Mixer:
@@ -40,6 +43,7 @@ class Mixer:
         "_on_passed",
         "_produced",
         "_run_frames",
+        "_stagger",
         "_tracks",
         "_under",
         "_workers",
@@ -69,6 +73,7 @@ class Mixer:
         self._tracks: list[Track] = []
         self._produced = 0
         self._run_frames = RUN_FRAMES
+        self._stagger = next(_begun) % RUN_FRAMES  # so that streams which begin together want no next run together
         self.ducked = 1.0  # where everything but what is played over goes
         self._duck = 1.0
         self._duck_step = DUCKING_STEP
@@ -173,12 +178,15 @@ class Mixer:
         frames, over = self.frames, False
         try:
             encoder = self._encoding()
-            while len(frames) < 2 * self._run_frames:
+            most = 2 * self._run_frames - self._stagger
+            while len(frames) < most:
                 pcm = self._mixed()
                 if pcm is None:
                     break
                 frames.append(encoder.encode(pcm))
                 self._produced += 1
+            else:
+                self._stagger = 0
         except AudioError as error:
             self.error, over = error, True
         with self._lock:

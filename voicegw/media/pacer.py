@@ -369,7 +369,7 @@ def ask_for_short_turns() -> None:
     with contextlib.suppress(OSError, AttributeError):  # by default a waking may come 50 us late, to save power
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(1))
     # struct sched_attr: size, policy (other), flags, nice, priority, then the turn's length in ns, deadline, period.
-    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, TURN_NS, 0, 0)
+    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, TURN_NS, 0, 0)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 

@@ -124,7 +124,14 @@ def _readers() -> ThreadWorkers:
 
 @functools.cache
 def _encoders() -> ThreadWorkers:
-    return ThreadWorkers("encoder", min(4, os.cpu_count() or 1))
+    return ThreadWorkers("encoder", min(4, _cores()))
+
+
+def _cores() -> int:
+    """How many this process may use: more threads than these would only wait for each other."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
