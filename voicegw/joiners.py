@@ -20,13 +20,7 @@ class Joiners:
     def settle(self, error: VoiceError | None) -> None:
         """The join is done, or has failed; a second answer is none."""
         answer, self._answer = self._answer, None
-        if answer is None or answer.done():
-            return
-        if error is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(error)
-            answer.exception()  # nobody may be waiting
+        settle(answer, error)
 
     async def wait(self, ask: Callable[[], None], timeout_s: float, cause: Callable[[], VoiceError | None]) -> None:
         """Call `ask`, and wait for its answer.
@@ -59,3 +53,14 @@ class Joiners:
     def _give_up(self, answer: asyncio.Future[None], error: VoiceError | None) -> None:
         if self._waiting == 1 and not answer.done():
             self._abandon(error)
+
+
+def settle(answer: asyncio.Future[None] | None, error: VoiceError | None) -> None:
+    """Give an answer that somebody may wait for; a second one is none."""
+    if answer is None or answer.done():
+        return
+    if error is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(error)
+        answer.exception()  # nobody may be waiting

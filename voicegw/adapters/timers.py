@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from voicegw.adapters.system import THIS_SYSTEM, System
-from voicegw.effects import ArmTimer
+from voicegw.effects import ArmTimer, CancelTimer, Effect
 
 LATE_S = 0.1
 
@@ -33,6 +33,15 @@ class Timers:
         if effect.jitter:
             due -= self._random.uniform(0.0, effect.after_s)
         self._handles[effect.name] = self._loop.call_at(due, self._pass, effect.name, effect.at, due)
+
+    def follow(self, effects: Iterable[Effect]) -> None:
+        """Arm and cancel as a machine wants it that has nothing but timers for effects."""
+        for effect in effects:
+            match effect:
+                case ArmTimer():
+                    self.arm(effect)
+                case CancelTimer(name=name):
+                    self.cancel(name)
 
     def cancel(self, name: str) -> None:
         """Forget one timer."""

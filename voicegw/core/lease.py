@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, ClassVar
 
 from voicegw.core.machine_session import MachineSession
+from voicegw.core.orders import Door
 from voicegw.core.shared import Options, Shared
-from voicegw.effects import Effect
 from voicegw.errors import FleetError
 from voicegw.events import DeadlinePassed
+from voicegw.value import value
 
 RENEWALS_A_LEASE = 3
 MARGIN = 0.1  # the part of a lease by which its holder ends it earlier than anybody else
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JoinRequested:
     """The operator wants a worker here."""
 
     name: ClassVar[str] = "join_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseGranted:
     """The key was created or renewed; `asked_at` is when that was asked for."""
 
@@ -31,21 +31,21 @@ class LeaseGranted:
     asked_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRefused:
     """The key has another revision than ours."""
 
     name: ClassVar[str] = "lease_refused"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DrainRequested:
     """SIGTERM, or the operator's wish."""
 
     name: ClassVar[str] = "drain_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallsGone:
     """No call is left here."""
 
@@ -144,33 +144,8 @@ class LeaseSession(MachineSession):
         self.error = FleetError(f"NATS did not answer for {self.bound('lapse_timeout'):g} s; start the worker again")
 
 
-class WorkerLease:
-    """The machine's door: `receive(event, now)` returns its orders, then timers, in the order of their carrying out."""
+class WorkerLease(Door[LeaseSession, LeaseOrder]):
+    """One worker's."""
 
     def __init__(self, seconds: float) -> None:
-        self.shared = Shared(0, 0, Options())
-        self.session = LeaseSession(self.shared, seconds)
-
-    def receive(self, event: LeaseEvent, now: float) -> tuple[list[LeaseOrder], list[Effect]]:
-        """Feed one event; a timer that was armed anew has no effect.
-
-        Raises:
-            EventNotAllowed: a worker that is in the fleet cannot join it.
-        """
-        if not is_due(event, self.shared, now):
-            return [], []
-        self.session.orders = []
-        self.session.fire(event)
-        return self.session.orders, self.shared.effects
-
-
-def is_due(event: object, shared: Shared, now: float) -> bool:
-    """Prepare `shared` for an event; False where it is a timer that does not run any more."""
-    shared.now = now
-    shared.effects = []
-    if not isinstance(event, DeadlinePassed):
-        return True
-    if shared.timers.get(event.name) != event.at:
-        return False
-    del shared.timers[event.name]
-    return True
+        super().__init__(LeaseSession(Shared(0, 0, Options()), seconds))

@@ -2,74 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from voicegw.core.lease import is_due
 from voicegw.core.machine_session import MachineSession
+from voicegw.core.orders import Door
 from voicegw.core.shared import Options, Shared
-from voicegw.effects import Effect
 from voicegw.events import DeadlinePassed
+from voicegw.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OfferSeen:
     """The call has no owner; our turn comes `turn_s` seconds from now."""
 
     name: ClassVar[str] = "offer_seen"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallAnnounced:
     """Its owner is about to hand the call over to us."""
 
     name: ClassVar[str] = "call_announced"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OwnerSeen:
     """Another has it, or it is gone."""
 
     name: ClassVar[str] = "owner_seen"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClaimWon:
     """The key names us."""
 
     name: ClassVar[str] = "claim_won"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClaimLost:
     """The key had changed before our claim."""
 
     name: ClassVar[str] = "claim_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallReady:
     """The voice session is ready."""
 
     name: ClassVar[str] = "call_ready"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallEnded:
     """The bot left, or the call failed for good."""
 
     name: ClassVar[str] = "call_ended"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HandOverRequested:
     """The worker drains, or others have more room."""
 
     name: ClassVar[str] = "hand_over_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TakerReady:
     """The worker `taker`, whose lease is `life`, has dialled ahead."""
 
@@ -78,35 +77,35 @@ class TakerReady:
     life: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TakerMissing:
     """No worker has dialled ahead."""
 
     name: ClassVar[str] = "taker_missing"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallFrozen:
     """The document is kept."""
 
     name: ClassVar[str] = "call_frozen"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseLapsed:
     """The worker's lease has ended by its own clock."""
 
     name: ClassVar[str] = "lease_lapsed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRegained:
     """Nobody has taken anything meanwhile."""
 
     name: ClassVar[str] = "lease_regained"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseLost:
     """The call is another's."""
 
@@ -237,17 +236,8 @@ class OwnershipSession(MachineSession):
         self.orders.append(OwnershipOrder.REPORT_NOT_OPENED)
 
 
-class CallOwnership:
-    """The machine's door: `receive(event, now)` returns its orders, then timers, in the order of their carrying out."""
+class CallOwnership(Door[OwnershipSession, OwnershipOrder]):
+    """One call's."""
 
     def __init__(self, user_id: int, guild_id: int) -> None:
-        self.shared = Shared(user_id, guild_id, Options())
-        self.session = OwnershipSession(self.shared)
-
-    def receive(self, event: OwnershipEvent, now: float) -> tuple[list[OwnershipOrder], list[Effect]]:
-        """Feed one event; a timer that was armed anew has no effect."""
-        if not is_due(event, self.shared, now):
-            return [], []
-        self.session.orders = []
-        self.session.fire(event)
-        return self.session.orders, self.shared.effects
+        super().__init__(OwnershipSession(Shared(user_id, guild_id, Options())))

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from voicegw.fleet.client import Fleet, FleetClient, FleetPlayer, connect
+    from voicegw.fleet.client import Fleet, FleetClient, connect
     from voicegw.fleet.playback import FleetPlayback
+    from voicegw.fleet.player import FleetPlayer
     from voicegw.fleet.sources import Named, file, stored, url
     from voicegw.fleet.worker import Worker
 
@@ -31,7 +32,7 @@ _MODULES = {
     "Fleet": "client",
     "FleetClient": "client",
     "FleetPlayback": "playback",
-    "FleetPlayer": "client",
+    "FleetPlayer": "player",
     "Named": "sources",
     "Worker": "worker",
     "connect": "client",

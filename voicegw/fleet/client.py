@@ -22,20 +22,22 @@ from voicegw.adapters.waiters import Waiters
 from voicegw.effects import Closed, Connected, HoldReason, Moved, MoveFailed, Notice
 from voicegw.errors import EventNotAllowed, FleetError, SignallingError, VoiceError, VoiceTimeout
 from voicegw.fleet.bus import Bus, NoAnswer, Nobody, Overtaken
+from voicegw.fleet.call_state import FleetCallState
 from voicegw.fleet.document import CallDocument
 from voicegw.fleet.notices import error_from, error_to, notice_from
 from voicegw.fleet.playback import FleetPlayback
+from voicegw.fleet.player import FleetPlayer
 from voicegw.fleet.sealing import fleet_keys
 from voicegw.fleet.sources import Named, as_data, described
 from voicegw.fleet.streaming import StreamedAway
 from voicegw.fleet.view import CALL, CallEntry, call_id
 from voicegw.frozen import FleetKey
-from voicegw.media.heard import CallStats
+from voicegw.joiners import settle
 from voicegw.media.playback import HowToPlay
 from voicegw.media.sources import Source, SourceDescription
 from voicegw.notices import NoticeBoard
 from voicegw.session import E2EEPolicy
-from voicegw.signalling import NO_FLAGS, Signalling, VoiceFlags, snowflake_of
+from voicegw.signalling import Signalling, snowflake_of
 
 ANSWER_S: Final = 20.0  # a source may take long to open
 RETRY_S: Final = 0.05
@@ -81,7 +83,7 @@ async def connect(
     return Fleet(await Bus.connect(servers, keys if keys is not None else fleet_keys(key_file), fleet=fleet))
 
 
-class FleetClient:
+class FleetClient(FleetCallState):
     """A call in the fleet. What VoiceClient's methods say holds here; what is heard stays at the worker."""
 
     def __init__(
@@ -101,6 +103,7 @@ class FleetClient:
         deadlines: Mapping[str, float] = MappingProxyType({}),
         real_time_while: Iterable[HoldReason | str] = (HoldReason.ALONE,),
     ) -> None:
+        super().__init__()
         self.channel_id = channel_id
         self.error: VoiceError | None = None
         self.worker = ""
@@ -124,7 +127,6 @@ class FleetClient:
         self._number = 0
         self._wanted = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._about: dict[str, Any] = {}
         self._answer: asyncio.Future[None] | None = None
         self._playbacks: dict[str, FleetPlayback] = {}
         self._notices = NoticeBoard()
@@ -238,53 +240,10 @@ class FleetClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    # -- what a bot may look at, as the worker told last
-
     @property
     def closed(self) -> bool:
         """Is the call over?"""
         return self._closed.is_set()
-
-    @property
-    def states(self) -> dict[str, str]:
-        """The state of each machine."""
-        return dict(self._about.get("states", {}))
-
-    @property
-    def latency(self) -> float:
-        """The last heartbeat's round trip in seconds, between worker and voice server."""
-        return float(self._about.get("latency", 0.0))
-
-    @property
-    def users(self) -> frozenset[int]:
-        """The others in the call."""
-        return frozenset(self._about.get("users", ()))
-
-    @property
-    def speaking(self) -> frozenset[int]:
-        """Who is being heard."""
-        return frozenset(self._about.get("speaking", ()))
-
-    @property
-    def flags(self) -> VoiceFlags:
-        """Whether a moderator, the bot or the stage has muted, deafened or suppressed us."""
-        return VoiceFlags(**self._about["flags"]) if "flags" in self._about else NO_FLAGS
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the E2EE group, 0 while there is none."""
-        return int(self._about.get("epoch", 0))
-
-    @property
-    def privacy_code(self) -> str:
-        """30 digits that all in the call see alike where nobody listens in; empty while there is no group."""
-        return str(self._about.get("privacy_code", ""))
-
-    @property
-    def stats(self) -> CallStats:
-        """What the present worker has sent."""
-        packets, sent, held, errors = self._about.get("stats", (0, 0, 0, 0))
-        return CallStats(packets, sent, held, errors, {})
 
     def listen(self, *sinks: object) -> None:
         """What is heard stays at the worker.
@@ -491,7 +450,7 @@ class FleetClient:
         elif (
             self._about.get("opened") and self._about["channel"] == self._wanted and self.states["call"] == "connected"
         ):
-            self._settle(None)
+            settle(self._answer, None)
         self._waiters.notify()
 
     def _look_at_playbacks(self, about: dict[str, Any]) -> None:
@@ -511,27 +470,17 @@ class FleetClient:
         match notice:
             case Connected(channel_id=channel) | Moved(channel_id=channel):
                 self.channel_id = channel
-                self._settle(None)
+                settle(self._answer, None)
             case MoveFailed(error=error):
-                self._settle(error)
+                settle(self._answer, error)
             case Closed(error=error):
                 self._end(error)
         self._notices.put(notice)
         self._notices.tell()
 
-    def _settle(self, error: VoiceError | None) -> None:
-        answer = self._answer
-        if answer is None or answer.done():
-            return
-        if error is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(error)
-            answer.exception()  # nobody may be waiting
-
     def _end(self, error: VoiceError | None) -> None:
         self.error = error
-        self._settle(error or EventNotAllowed("being in a call", "closed"))
+        settle(self._answer, error or EventNotAllowed("being in a call", "closed"))
         for playback in tuple(self._playbacks.values()):
             self._over(playback, None, None)
         self._closed.set()
@@ -540,26 +489,3 @@ class FleetClient:
         return (
             f"<FleetClient {self.states.get('call', 'idle')} at {self.worker or 'no worker'}, guild {self._guild_id}>"
         )
-
-
-class FleetPlayer:
-    """What `VoiceClient.player` has beside `play`."""
-
-    def __init__(self, client: FleetClient) -> None:
-        self._client = client
-
-    def queue(self, source: Source | Named, **how: Any) -> FleetPlayback:
-        """Play `source` when everything before it has ended; `how` is what `Player.queue` takes."""
-        return self._client.begin("queue", source, how)
-
-    def play_over(self, source: Source | Named, **how: Any) -> FleetPlayback:
-        """Mix `source` into what plays; `how` is what `Player.play_over` takes."""
-        return self._client.begin("play over", source, how)
-
-    def duck(self, level: float = 0.3) -> None:
-        """Turn all down to `level`, while somebody speaks; 1 turns it up again."""
-        self._client.command("duck", level=level)
-
-    def set_bitrate(self, value: int) -> None:
-        """Of what is encoded, in bit/s; that of the channel."""
-        self._client.command("bitrate", value=value)

@@ -25,7 +25,7 @@ from voicegw.core.ownership import (
     TakerMissing,
     TakerReady,
 )
-from voicegw.effects import ArmTimer, CancelTimer, Closed
+from voicegw.effects import Closed
 from voicegw.errors import FleetError, VoiceError
 from voicegw.events import DeadlinePassed
 from voicegw.fleet.bus import Bus, NoAnswer, Overtaken
@@ -121,12 +121,7 @@ class HeldCall:
 
     def _fed(self, event: OwnershipEvent) -> list[OwnershipOrder]:
         orders, timers = self._ownership.receive(event, self._loop.time())
-        for timer in timers:
-            match timer:
-                case ArmTimer():
-                    self._timers.arm(timer)
-                case CancelTimer(name=name):
-                    self._timers.cancel(name)
+        self._timers.follow(timers)
         for order in orders:
             self._carry_out(order)
         if self.over:

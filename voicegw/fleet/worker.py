@@ -37,7 +37,6 @@ from voicegw.core.ownership import (
     OwnerSeen,
     OwnershipEvent,
 )
-from voicegw.effects import ArmTimer, CancelTimer
 from voicegw.errors import FleetError
 from voicegw.events import DeadlinePassed
 from voicegw.fleet.bus import Bus, NoAnswer, Overtaken
@@ -153,12 +152,7 @@ class Worker:
 
     def _feed(self, event: LeaseEvent) -> None:
         orders, timers = self._lease.receive(event, self._loop.time())
-        for timer in timers:
-            match timer:
-                case ArmTimer():
-                    self._timers.arm(timer)
-                case CancelTimer(name=name):
-                    self._timers.cancel(name)
+        self._timers.follow(timers)
         for order in orders:
             self._carry_out(order)
         if self.state in self._lease.session.table.final:
