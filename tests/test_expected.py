@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,14 @@ from voicegw import FrozenCall, ToneSource, VoiceClient
 from voicegw.effects import (
     AbortSocket,
     CreateGroup,
+    DropGroup,
     Effect,
     OpenSocket,
     SendInvalidCommit,
     SendKeyPackage,
     SendResume,
     SendVoiceState,
+    UseKey,
 )
 from voicegw.errors import ConnectionFailed, EventNotAllowed
 from voicegw.events import (
@@ -26,6 +29,7 @@ from voicegw.events import (
     DeadlinePassed,
     Event,
     FreezeRequested,
+    GroupRejected,
     HandOverAnnounced,
     JoinAbandoned,
     JoinRequested,
@@ -45,7 +49,7 @@ from voicegw.snapshot import Announcement
 from voicegw.testing.world import CHANNEL, USER
 from voicegw.testing.world import GUILD as ITS_GUILD
 from voicegw.wire.opcodes import Opcode
-from voicegw.wire.payloads import HelloReceived
+from voicegw.wire.payloads import HelloReceived, ResumedReceived
 
 HELLO = HelloReceived(13.75, 8)
 PACKAGE = KeyPackageMade(b"key package")
@@ -67,7 +71,7 @@ class Expecting:
 
     def feed(self, event: Event) -> list[Effect]:
         generation = self.session.shared.socket_generation
-        words = (SocketOpened, SocketFailed, SocketClosed, HelloReceived, ReaderFailed)
+        words = (SocketOpened, SocketFailed, SocketClosed, HelloReceived, ResumedReceived, ReaderFailed)
         stamped = Stamped("websocket", generation, event) if isinstance(event, words) else event
         return self.session.receive(stamped, self.now)
 
@@ -100,6 +104,7 @@ def test_a_call_that_was_expected_is_resumed_without_a_dial() -> None:
 def test_before_the_call_is_ours_nothing_is_said() -> None:
     expecting = Expecting()
     said = [kind for event in (ANNOUNCED, PACKAGE, SocketOpened(), HELLO) for kind in kinds(expecting.feed(event))]
+    assert said.count(OpenSocket) == 1
     assert not [kind for kind in said if kind.__name__.startswith("Send")]
     assert expecting.session.heartbeat.state == "stopped"
 
@@ -116,6 +121,7 @@ def test_a_call_that_comes_earlier_goes_on_with_the_dial(before: tuple[Event, ..
     expecting = Expecting(*before)
     effects = kinds(expecting.feed(CallThawed(SNAPSHOT)))
     assert OpenSocket not in effects
+    assert UseKey in effects
     assert (SendResume in effects) is (state == "resuming.awaiting_resumed")
     assert (CreateGroup in effects) is (PACKAGE not in before)
     assert expecting.states[1] == state
@@ -153,11 +159,48 @@ def test_a_call_that_has_gone_elsewhere_since_is_dialled_there() -> None:
     expecting = Expecting(ANNOUNCED, PACKAGE, SocketOpened(), HELLO)
     elsewhere = replace(SNAPSHOT, endpoint="voice.discord.media:2048", channel_id=SNAPSHOT.channel_id + 1)
     effects = kinds(expecting.feed(CallThawed(elsewhere)))
-    assert effects.index(AbortSocket) < effects.index(OpenSocket)
+    assert effects.index(AbortSocket) < effects.index(UseKey) < effects.index(OpenSocket)
     assert CreateGroup in effects
     assert SendResume not in effects
     assert expecting.session.gateway.endpoint == "voice.discord.media:2048"
     assert expecting.states[1] == "resuming.dialling"
+
+
+CLEAR = {"dave": "clear.only", "dave_protocol_version": 0, "epoch": 0}
+NONE, ANEW, AS_MADE = [DropGroup], [SendInvalidCommit, CreateGroup], [SendInvalidCommit, SendKeyPackage]
+
+
+@pytest.mark.parametrize(
+    ("since", "group", "state"),
+    [
+        ({}, AS_MADE, "recovering"),
+        (CLEAR, NONE, "clear.only"),
+        ({"dave": "refused"}, NONE, "refused"),
+        ({"external_sender": b"another"}, ANEW, "recovering"),
+        ({"epoch": 0, "dave": "waiting.group", "external_sender": b"another"}, ANEW, "waiting.group"),
+    ],
+    ids=str,
+)
+def test_the_group_that_was_made_ahead_is_used_where_it_is_still_the_calls(
+    since: dict[str, Any], group: list[type[Effect]], state: str
+) -> None:
+    expecting = Expecting(ANNOUNCED, PACKAGE, SocketOpened(), HELLO)
+    effects = expecting.feed(CallThawed(replace(SNAPSHOT, last_transition=7, **since)))
+    of_group = (DropGroup, CreateGroup, SendInvalidCommit, SendKeyPackage)
+    assert [kind for kind in kinds(effects) if kind in of_group] == group
+    assert [effect for effect in effects if isinstance(effect, SendInvalidCommit)] in ([], [SendInvalidCommit(7)])
+    assert expecting.states[2] == "waiting.thawed"
+    expecting.feed(ResumedReceived())
+    assert expecting.states[1:] == ("ready", state)
+
+
+def test_a_group_that_cannot_be_made_ahead_is_made_when_the_call_comes() -> None:
+    expecting = Expecting()
+    assert CreateGroup in kinds(expecting.feed(ANNOUNCED))
+    assert DropGroup in kinds(expecting.feed(GroupRejected(0, "no key package can be made")))
+    assert expecting.states == ("announced", "closed.dialling_ahead", "off")
+    effects = kinds(expecting.feed(CallThawed(SNAPSHOT)))
+    assert (SendInvalidCommit in effects, CreateGroup in effects) == (True, True)
 
 
 def test_a_host_that_must_not_be_dialled_is_not_dialled_ahead() -> None:

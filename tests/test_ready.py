@@ -14,7 +14,7 @@ from voicegw.media.lane import Lane
 from voicegw.media.sender import READY_FRAMES, StreamMark, StreamSender
 from voicegw.secret import Secret
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
-from voicegw.wire.rtp import FRAME_TICKS, RtpView, parse_rtp
+from voicegw.wire.rtp import FRAME_TICKS, SILENCE_FRAME, RtpView, parse_rtp
 
 _keys = itertools.count(500_000)
 
@@ -139,6 +139,28 @@ def disconnect(stage: Stage) -> None:
 
 def bind(stage: Stage) -> None:
     stage.sender.lease_only(lambda: None)
+
+
+def let_time_pass(stage: Stage) -> None:
+    stage.sender.skip(1)
+
+
+@pytest.mark.parametrize("close", [hold, drop, disconnect, bind, let_time_pass])
+def test_nothing_is_made_of_frames_that_may_not_leave_or_begin_anew(close: Callable[[Stage], None]) -> None:
+    stage = Stage()
+    close(stage)
+    uses = stage.cipher.counter.uses
+    where = stage.sender.make_ready([b"next", b"and one more"])
+    assert (stage.sender.ready, stage.cipher.counter.uses) == ([], uses)
+    assert where == (None if close in (drop, disconnect) else stage.send)
+
+
+def test_a_frame_that_is_sent_out_of_turn_takes_the_number_of_the_first_that_is_ready() -> None:
+    stage = Stage()
+    assert stage.sender.send_silence()
+    stage.turn()
+    assert stage.frames() == [b"frame 0", SILENCE_FRAME, b"frame 1"]
+    assert stage.numbers() == stage.ticks() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("close", [hold, drop, disconnect, bind])

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -174,6 +175,7 @@ class Harness:
                 child, _ = os.wait()
                 mutant, answer = running.pop(child)
                 with answer:
+                    answer.seek(0)
                     self._judge(mutant, answer.read().decode().splitlines())
 
     def _judge(self, mutant: Mutant, lines: list[str]) -> None:
@@ -254,18 +256,17 @@ def kind_of(test: str) -> str:
 
 
 def _fork(work: Callable[[], Iterable[str]]) -> tuple[int, IO[bytes]]:
-    """A process that writes a line for each string of `work`."""
-    reading, writing = os.pipe()
+    """A process that writes a line for each string of `work` into the file: nobody reads a pipe before the end."""
+    answer = tempfile.TemporaryFile()  # noqa: SIM115 - whoever judges closes it
     child = os.fork()
     if child:
-        os.close(writing)
-        return child, os.fdopen(reading, "rb")
+        return child, answer
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nowhere, standard)
         for line in work():
-            os.write(writing, f"{line}\n".encode())
+            os.write(answer.fileno(), f"{line}\n".encode())
     finally:
         os._exit(0)
 
