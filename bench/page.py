@@ -30,10 +30,10 @@ network's other end stubbed: {peers}. C is `bench/*.c`.
 |---|---|---|---|---|---|
 """
 EXPLAINED = {
-    "streams": "profile-send",
-    "streams-dave": "profile-send",
-    "packet": "profile-send",
-    "lateness": "lateness",
+    "streams": "profile-paced",
+    "streams-dave": "profile-paced",
+    "packet": "profile-paced",
+    "lateness": "slots",
     "encode-threads": "encode-threads",
     "receive": "profile-receive",
     "connect": "profile-connect",

@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bench.connect import connect_parts
 from bench.drivers.common import pcm_frames
+from bench.drivers.group import ready_session
 from bench.drivers.receiving import AES, KEY, datagrams
 from bench.machine import cores
 from bench.receive import cpu_us, heard, ours, packets_of_speech
 from bench.results import OURS, Result, Settings
+from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.udp import VoiceUdp
 from voicegw.media.jitter import Turn
 from voicegw.media.lane import Lane
@@ -25,7 +27,7 @@ from voicegw.media.opener import PacketOpener
 from voicegw.media.opus import MAX_FRAME_SAMPLES, OpusDecoder, OpusEncoder, _scratch
 from voicegw.media.pacer import FRAME_S, Pacer
 from voicegw.media.receiver import StreamReceiver
-from voicegw.media.sender import StreamSender
+from voicegw.media.sender import READY_FRAMES, StreamSender
 from voicegw.secret import Secret
 from voicegw.wire.encryption import AES_256_GCM, TransportCipher
 
@@ -66,10 +68,10 @@ def profile_send(settings: Settings) -> Result:
             values.setdefault(step, []).append(value)
     result.values = values
     result.notes.append(
-        "Warm: one slot after the other, without the rests between them. In a paced process the same steps take half "
-        "as much again or twice as much, because other work has had the caches meanwhile, and each waking of the "
-        "thread is on top. Each call has a socket of its own, for a voice server may tell sessions apart by where "
-        "their datagrams come from; one for all calls would allow `sendmmsg`, and would not be right."
+        "Warm: one slot after the other, without the rests between them; ten frames are sealed at once. "
+        "[profile-paced](#profile-paced) shows the same in a process that rests. Each call has a socket of its own, "
+        "for a voice server may tell sessions apart by where their datagrams come from; one for all calls would allow "
+        "`sendmmsg`, and would not be right."
     )
     return result
 
@@ -88,9 +90,15 @@ async def _send() -> dict[str, float]:
         kernel = _each(sockets, lambda fd: native(fd, datagram, 272, 0)) if native is not None else 0.0
         send = _each(paths, lambda path: path.send(datagram))
         gcm = _each(gcms, lambda one: one.encrypt(nonce, FRAME, header))
-        seal = _each(ciphers, lambda cipher: cipher.seal(header, FRAME))
-        out = _each(senders, lambda sender: sender.send(FRAME))
+        seal = _each(ciphers, lambda cipher: cipher.seal_all([header] * READY_FRAMES, [FRAME] * READY_FRAMES))
+        seal /= READY_FRAMES
+        ready = _made_ready(senders)
         paced = _paced(senders)
+        session = ready_session()
+        group = MlsGroup(1, loop.time)
+        group._session = session
+        dave = _each(paths, lambda path: session.encrypt_opus(FRAME))
+        encrypted = _each(paths, lambda path: group.encrypt(FRAME))
         for path in paths:
             path.close()
     return {
@@ -98,8 +106,10 @@ async def _send() -> dict[str, float]:
         "our socket": send - kernel,
         "AES-256-GCM": gcm,
         "nonce, joining": seal - gcm,
-        "header, lock, counting": out - seal,
-        "pacer, queue": paced - out,
+        "header, counting": ready - seal,
+        "pacer, queue": paced - ready,
+        "with DAVE: davey": dave,
+        "with DAVE: ours": encrypted - dave,
     }
 
 
@@ -108,6 +118,20 @@ def _sender(cipher: TransportCipher, send: Callable[[bytes], bool]) -> StreamSen
     sender.configure(cipher, 7, send)
     sender.release(None)
     return sender
+
+
+def _made_ready(senders: Sequence[StreamSender]) -> float:
+    spent, frames = 0.0, [FRAME] * READY_FRAMES
+    for sender in senders:
+        sender.send(FRAME)
+    for _ in range(FRAMES // READY_FRAMES):
+        began = time.thread_time()
+        for sender in senders:
+            sender.make_ready(frames)
+        spent += time.thread_time() - began
+        for sender in senders:
+            sender.forget()
+    return spent / FRAMES / len(senders) * 1e6
 
 
 def _paced(senders: Sequence[StreamSender]) -> float:

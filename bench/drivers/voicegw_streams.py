@@ -11,7 +11,7 @@ from dataclasses import asdict
 from bench.drivers.common import opus_frame, orders, pcm_frames
 from voicegw.adapters.mls import MlsGroup
 from voicegw.adapters.udp import VoiceUdp
-from voicegw.media.pacer import process_pacer
+from voicegw.media import pacer
 from voicegw.media.player import Player
 from voicegw.media.sender import StreamSender
 from voicegw.secret import Secret
@@ -31,6 +31,7 @@ class Endless:
 
 async def main() -> None:
     told = orders()
+    vars(pacer)["FULL_SLOT"] = told.get("full_slot", pacer.FULL_SLOT)
     encrypt = None
     if told["dave"]:
         from bench.drivers.group import ready_session
@@ -57,7 +58,7 @@ async def main() -> None:
             end = loop.time() + 3600.0
             while loop.time() < end:
                 json.dumps(list(range(2000)))
-        print(json.dumps(asdict(process_pacer().stats)), flush=True)
+        print(json.dumps(asdict(pacer.process_pacer().stats)), flush=True)
 
 
 asyncio.run(main())
