@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cost import STREAMS
-from bench.machine import cpu_s
-from bench.peers import Sender, senders, sending, sink
+from bench.machine import built, cores, cpu_s
+from bench.peers import Sender, pinned, senders, sending, sink
 from bench.results import OURS, Result, Settings
 from bench.streams import WARM_S
 
@@ -64,9 +64,9 @@ def profile_paced(settings: Settings) -> Result:
         f"The number is that of the streams. Of each packet the system call takes: {'; '.join(shares)}. It is the same "
         "for everybody, and nobody can be further ahead of another than by what is left.",
         f"Samples of perf, {SAMPLES_A_S} a second, which costs something itself. [profile-send](#profile-send) is the "
-        "same work without rests. What it costs more here is memory that no cache has: every packet is of another stream, "
-        "another key and another socket of the kernel's, and the core was idle before. That is why ten frames of a "
-        "stream are sealed at once.",
+        "same work without rests. What it costs more here is memory that no cache has: every packet is of another "
+        "stream, another key and another socket of the kernel's, and the core was idle before. That is why ten frames "
+        "of a stream are sealed at once.",
     ]
     return result
 
@@ -109,4 +109,26 @@ def _step(stack: str) -> str:
     return next((step for part, step in OBJECTS.items() if part in frames[0]["object"]), STEPS[4])
 
 
-MEASURES = {"profile-paced": profile_paced}
+def batch(settings: Settings) -> Result:
+    """One system call for each datagram, or one for 64 of different sockets."""
+    result = Result("batch", "Sending a datagram of 272 bytes in C", "µs", {})
+    program = built("batch")
+    values: dict[str, list[float]] = {}
+    for _ in range(settings.rounds if program is not None else 0):
+        for streams in (STREAMS, MANY):
+            with sink() as other, pinned((str(program), str(other.port), str(streams)), cores()[0]) as process:
+                assert process.stdout is not None
+                said = process.stdout.readline().split()
+            for way, value in zip(("send", "io_uring, 64 at once"), said, strict=False):
+                values.setdefault(f"{streams} sockets, {way}", []).append(float(value))
+    result.values = values
+    result.notes.append(
+        "io_uring is the only call that takes datagrams of different sockets. What the kernel does for a datagram is "
+        "nearly all of it, and that stays; so it is not used here. Many hosts and Docker's defaults forbid it, too."
+        if values
+        else "The kernel here knows no io_uring, or forbids it."
+    )
+    return result
+
+
+MEASURES = {"profile-paced": profile_paced, "batch": batch}
