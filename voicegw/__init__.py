@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from voicegw.media.sources import Source, SourceDescription, ToneSource, WavSource
     from voicegw.session import E2EEPolicy, Transition, VoiceSession
     from voicegw.signalling import Credentials, FixedSignalling, Signalling, SignallingReceiver, VoiceFlags
+    from voicegw.snapshot import Announcement
     from voicegw.view.server import View, serve_view
 
 __all__ = [
+    "Announcement",
     "AsyncIteratorSource",
     "CallStats",
     "Closed",
@@ -113,6 +115,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Announcement": "voicegw.snapshot",
     "AsyncIteratorSource": "voicegw.media.live",
     "CallStats": "voicegw.media.heard",
     "Closed": "voicegw.effects",

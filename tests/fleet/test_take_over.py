@@ -13,6 +13,8 @@ import pytest
 from tests.fleet.conftest import StartTrial, nothing_forbidden
 from voicegw.fleet.local_nats import free_port
 from voicegw.fleet.trial import Trial
+from voicegw.server.session import Record
+from voicegw.wire.opcodes import Opcode
 
 pytestmark = [
     pytest.mark.fleet,
@@ -32,6 +34,28 @@ async def test_a_drained_worker_hands_its_calls_over_and_ends(fleet: StartTrial)
             assert name not in trial.operator.view.workers
         assert trial.of(name) == []
         assert trial.counts["resumed"] == len(bots)
+        nothing_forbidden(trial)
+
+
+async def test_the_next_worker_dials_while_the_call_still_speaks(
+    fleet: StartTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet(calls=1, workers=2) as trial:
+        (bot_id,) = trial.heard
+        heard_at: dict[int, int] = {}
+        note = trial.server.note
+
+        def noting(record: Record) -> None:
+            heard_at[record.op] = len(trial.heard[bot_id].nonces)
+            note(record)
+
+        monkeypatch.setattr(trial.server, "note", noting)
+        name = trial.busiest
+        async with trial.event([bot_id]):
+            trial.workers[name].send(signal.SIGTERM)
+            assert await trial.workers[name].ended() == 0
+        assert trial.counts["resumed"] == 1
+        assert heard_at[Opcode.HELLO] < heard_at[Opcode.RESUME]
         nothing_forbidden(trial)
 
 
