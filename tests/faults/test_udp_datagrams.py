@@ -125,6 +125,8 @@ def test_strangers_change_nothing_in_a_call(phase: str, monkeypatch: pytest.Monk
         assert dict(alice.receiver.counters) == before
         assert path_and_gateway(alice) == states
         await back(sim, alice, joining)
+        await alice.close()
+        assert alice._path.counters["of strangers"] == 2000
 
     simulate(story)
 
