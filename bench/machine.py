@@ -6,7 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Made = TypeVar("Made")
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / ".bench"
@@ -29,6 +33,16 @@ def cores() -> tuple[int, int]:
     """One for the sender, one for the sink; the same where there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
+
+
+def on_one_core(work: Callable[[], Made]) -> Made:
+    """Do `work` on the first core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[0]})
+    try:
+        return work()
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cpu_s(pid: int) -> float:

@@ -34,6 +34,7 @@ EXPLAINED = {
     "streams-dave": "profile-paced",
     "packet": "profile-paced",
     "lateness": "slots",
+    "pcm": "profile-pcm",
     "encode-threads": "encode-threads",
     "receive": "profile-receive",
     "connect": "profile-connect",

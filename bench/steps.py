@@ -16,7 +16,7 @@ from bench.connect import connect_parts
 from bench.drivers.common import pcm_frames
 from bench.drivers.group import ready_session
 from bench.drivers.receiving import AES, KEY, datagrams
-from bench.machine import cores
+from bench.machine import on_one_core
 from bench.receive import cpu_us, heard, ours, packets_of_speech
 from bench.results import OURS, Result, Settings
 from voicegw.adapters.mls import MlsGroup
@@ -64,7 +64,7 @@ def profile_send(settings: Settings) -> Result:
     result = Result("profile-send", "Where the time of a sent packet goes", "µs", {})
     values: dict[str, list[float]] = {}
     for _ in range(settings.rounds):
-        for step, value in _on_one_core(lambda: asyncio.run(_send())).items():
+        for step, value in on_one_core(lambda: asyncio.run(_send())).items():
             values.setdefault(step, []).append(value)
     result.values = values
     result.notes.append(
@@ -157,7 +157,7 @@ def profile_receive(settings: Settings) -> Result:
     values: dict[str, list[float]] = {}
     with packets_of_speech() as file:
         for _ in range(settings.rounds):
-            steps = _on_one_core(lambda: _receive(packets, rows) | {"event loop, two wakings a slot": _wakings()})
+            steps = on_one_core(lambda: _receive(packets, rows) | {"event loop, two wakings a slot": _wakings()})
             steps["threads, cold caches"] = cpu_us(heard(ours(file, 2 * settings.seconds))) - sum(steps.values())
             for step, value in steps.items():
                 values.setdefault(step, []).append(value)
@@ -266,15 +266,6 @@ def _once(things: Sequence[Any], work: Callable[[Any], object]) -> float:
     for thing in things:
         work(thing)
     return (time.thread_time() - began) / len(things) * 1e6
-
-
-def _on_one_core(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cores()[0]})
-    try:
-        return work()
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 MEASURES = {"profile-send": profile_send, "profile-receive": profile_receive, "profile-connect": profile_connect}

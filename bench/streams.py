@@ -94,15 +94,4 @@ def streams_dave(settings: Settings) -> Result:
     return result
 
 
-def pcm(settings: Settings) -> Result:
-    """Sound that each library encodes by its own defaults."""
-    from voicegw.media.opus import load_opus
-
-    result = Result("pcm", "PCM streams encoded and kept at pace by one core", "streams", {})
-    capacity(result, settings, {OURS: 130, "discord.py": 60}, pcm=True, libopus=load_opus().path)
-    result.compare("discord.py", 4, "more")
-    result.notes.append("The same libopus for both. discord.py expects a loss of 15 % by default, which costs it.")
-    return result
-
-
-MEASURES = {"streams": streams, "streams-dave": streams_dave, "pcm": pcm}
+MEASURES = {"streams": streams, "streams-dave": streams_dave}
