@@ -82,6 +82,12 @@ def test_the_allow_list_is_exact() -> None:
             parse_endpoint(endpoint, allowed)
 
 
+def test_an_endpoint_that_is_too_long_is_not_even_looked_at() -> None:
+    for endpoint in ("ü" * 301, "a." * 200 + "discord.media", ""):
+        with pytest.raises(InvalidEndpoint, match="empty or too long"):
+            parse_endpoint(endpoint)
+
+
 def test_what_is_no_host_name_is_not_allowed_by_another_that_is_none() -> None:
     for endpoint in ("bad host:443", ":443", "voice_1:443"):
         with pytest.raises(InvalidEndpoint, match="is no host name"):

@@ -69,6 +69,7 @@ def test_a_file_that_is_cut_gives_its_whole_packets() -> None:
         (b"", "does not begin"),
         (b"OggS" + bytes(60), "does not begin|too long"),
         (header(track(1, b"V_VP9")), "no Opus track"),
+        (header() + cluster(block(1, b"x")) + element(0x1654AE6B, track(1, b"A_OPUS", OPUS_HEAD)), "no Opus track"),
         (header(track(1, b"A_VORBIS", b"x")) + cluster(block(1, b"x")), "no Opus track"),
         (header(track(1, b"A_OPUS", b"OpusHead")), "too short"),
         (header(track(1, b"A_OPUS", OPUS_HEAD, element(0x6D80, b"\0"))), "packed or encrypted"),
