@@ -145,6 +145,8 @@ class Run:
 class Chaos:
     """One run: a world, and what a plan does to it."""
 
+    _draw = random.Random(0)  # noqa: S311 - repeatable: each step seeds it anew, so that one serves all runs
+
     def __init__(self, plan: int | Plan) -> None:
         self.plan = plan if isinstance(plan, Plan) else plan_of(plan, NAMES)
         self.run = Run(self.plan)
@@ -153,7 +155,6 @@ class Chaos:
         self.world.dave_protocol_version = self.plan.dave_protocol_version
         self.world.heartbeat_interval_s = self.plan.heartbeat_interval_s
         self.world.jitter = random.Random(f"jitter {self.plan.seed}").random  # noqa: S311
-        self._draw = random.Random(0)  # noqa: S311 - a simulation must be repeatable
         self._hash = hashlib.sha256()
 
     def go(self) -> Run:

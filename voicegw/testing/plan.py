@@ -18,6 +18,9 @@ STEPS = (5, 45)
 WAITS_S = (0.0, 0.0, 0.02, 0.02, 0.3, 0.3, 1.0, 1.0, 2.5, 2.5, 6.0, 31.0)
 WAIT = "wait"
 
+# Seeded anew for each plan: to make one costs as much as to seed it.
+STREAMS = {name: random.Random(0) for name in ("circumstances", "schedule", "details")}  # noqa: S311 - to be repeatable
+
 Step = tuple[str, int]
 """What happens (a name in `HAPPENINGS`, or `wait`), and the number that its details are drawn from."""
 
@@ -72,10 +75,9 @@ class Plan:
 
 def plan_of(seed: int, happenings: Sequence[str]) -> Plan:
     """The plan of a seed. Circumstances, schedule and details have streams of their own."""
-    circumstances, schedule, details = (
-        random.Random(f"{stream} {seed}")  # noqa: S311 - a simulation must be repeatable
-        for stream in ("circumstances", "schedule", "details")
-    )
+    for name, stream in STREAMS.items():
+        stream.seed(f"{name} {seed}")
+    circumstances, schedule, details = STREAMS.values()
     policy = circumstances.choice((E2EEPolicy.REQUIRE, E2EEPolicy.ALLOW))
     clear = circumstances.random() < 0.3
     return Plan(
