@@ -453,11 +453,20 @@ async def test_a_taken_port_is_one_line() -> None:
 
 
 async def test_an_interrupted_command_says_so_to_programs() -> None:
-    async with running("demo", "--json") as process:
-        assert process.stderr is not None
-        await asyncio.wait_for(process.stderr.readline(), 30)  # it has begun
-        process.send_signal(signal.SIGINT)
-        done = await finish(process)
+    listening = (  # where the tests run in the background of a shell, SIGINT is ignored by all that they start
+        "import signal, sys; from voicegw.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", listening, "demo", "--json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert process.stderr is not None
+    await asyncio.wait_for(process.stderr.readline(), 30)  # it has begun
+    process.send_signal(signal.SIGINT)
+    done = await finish(process)
     assert done.code == 130
     assert done.result == {"ok": False, "error": "interrupted"}
     assert "Traceback" not in done.err
