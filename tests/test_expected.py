@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ALICE, BOB, GUILD, MakeClient, encrypted, pair, signalling_of
 from tests.sessions import ready
+from tests.test_session_closes import CLOSES
 from voicegw import FrozenCall, ToneSource, VoiceClient
 from voicegw.effects import (
     AbortSocket,
@@ -27,6 +28,7 @@ from voicegw.errors import ConnectionFailed, EventNotAllowed
 from voicegw.events import (
     CallThawed,
     DeadlinePassed,
+    DialPostponed,
     Event,
     FreezeRequested,
     GroupRejected,
@@ -39,6 +41,9 @@ from voicegw.events import (
     SocketClosed,
     SocketFailed,
     SocketOpened,
+    SocketRateLimited,
+    SocketRefused,
+    SocketUnavailable,
     Stamped,
     VoiceStateUpdated,
 )
@@ -52,6 +57,18 @@ from voicegw.wire.opcodes import Opcode
 from voicegw.wire.payloads import HelloReceived, ResumedReceived
 
 HELLO = HelloReceived(13.75, 8)
+OF_A_WEBSOCKET = (
+    DialPostponed,
+    HelloReceived,
+    ReaderFailed,
+    ResumedReceived,
+    SocketClosed,
+    SocketFailed,
+    SocketOpened,
+    SocketRateLimited,
+    SocketRefused,
+    SocketUnavailable,
+)
 PACKAGE = KeyPackageMade(b"key package")
 SNAPSHOT = ready().session.snapshot()
 assert SNAPSHOT.endpoint is not None
@@ -71,8 +88,7 @@ class Expecting:
 
     def feed(self, event: Event) -> list[Effect]:
         generation = self.session.shared.socket_generation
-        words = (SocketOpened, SocketFailed, SocketClosed, HelloReceived, ResumedReceived, ReaderFailed)
-        stamped = Stamped("websocket", generation, event) if isinstance(event, words) else event
+        stamped = Stamped("websocket", generation, event) if isinstance(event, OF_A_WEBSOCKET) else event
         return self.session.receive(stamped, self.now)
 
     def pass_deadline(self) -> None:
@@ -136,6 +152,11 @@ ENDS: list[tuple[tuple[Event, ...], Event | None]] = [
     ((SocketOpened(), HELLO), SocketClosed(1000)),
     ((SocketOpened(), HELLO), ReaderFailed("KeyError")),
     ((SocketOpened(), HELLO), None),
+    ((), SocketRefused(ConnectionFailed("the certificate is wrong"))),
+    ((), SocketUnavailable(ConnectionFailed("HTTP 503"))),
+    ((), SocketRateLimited(ConnectionFailed("HTTP 429"))),
+    ((), DialPostponed(5.0)),
+    *(((SocketOpened(),), SocketClosed(code)) for code, _ in CLOSES),
 ]
 
 
@@ -153,6 +174,10 @@ def test_a_websocket_that_was_not_used_is_gone_and_the_call_comes_as_any_other(
     plain = Expecting()
     assert kinds(expecting.feed(CallThawed(SNAPSHOT))) == kinds(plain.feed(CallThawed(SNAPSHOT)))
     assert expecting.states == plain.states == ("thawing", "resuming.dialling", "waiting.thawed")
+
+
+def test_a_dial_ahead_that_would_have_to_wait_for_its_turn_is_given_up() -> None:
+    assert AbortSocket in kinds(Expecting(ANNOUNCED, PACKAGE).feed(DialPostponed(5.0)))
 
 
 def test_a_call_that_has_gone_elsewhere_since_is_dialled_there() -> None:

@@ -93,6 +93,21 @@ def test_a_lease_is_renewed_at_a_third_and_ends_a_tenth_early_from_when_it_was_a
     assert lease.state == "lapsed"
 
 
+@pytest.mark.parametrize("granted", ["first", "lapsed", "draining"])
+def test_every_lease_that_is_granted_says_when_its_renewal_must_be_there(lease: Lease, granted: str) -> None:
+    if granted == "draining":
+        lease.feed(DrainRequested())
+    if granted != "first":
+        lease.pass_deadline()
+        if granted == "lapsed":
+            lease.pass_deadline()
+        lease.feed(LeaseGranted(lease.now))
+    begun = lease.now
+    lease.pass_deadline()
+    assert lease.state.endswith("renewing")
+    assert lease.door.shared.timers == {"lease_ended": pytest.approx(begun + LEASE_S * (1 - MARGIN))}
+
+
 def test_a_lapsed_lease_that_nobody_ended_brings_its_calls_back(lease: Lease) -> None:
     lease.pass_deadline()
     lease.pass_deadline()

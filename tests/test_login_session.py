@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from voicegw.core.main_gateway import (
@@ -68,6 +70,12 @@ class Story:
         name, at = min(self.session.shared.timers.items(), key=lambda timer: timer[1])
         self.now = max(self.now, at)
         self.feed(DeadlinePassed(name, at))
+
+    def pass_until(self, deadline: str) -> None:
+        """That timer fires, and before it whatever is due; beats are answered."""
+        while deadline in self.session.shared.timers:
+            self.feed(HeartbeatAcked(None))
+            self.pass_deadline()
 
     def opened(self) -> None:
         """Dialled, and Hello came."""
@@ -189,6 +197,109 @@ def test_an_outage_ends_after_a_bounded_number_of_attempts(answered: str) -> Non
     assert "timeout" in str(story.session.login.error)
     assert story.now < 600
     assert story.session.shared.timers == {}
+
+
+def let_it_die(story: Story) -> None:
+    """No beat is answered any more."""
+    while story.session.heartbeat.state != "stopped":
+        story.pass_deadline()
+
+
+# How a websocket is lost, where, and whether its session is lost with it.
+RESUMABLE: dict[str, tuple[str, Callable[[Story], object]]] = {
+    "invalidated for now": ("ready", lambda story: story.feed(SessionInvalidated(resumable=True))),
+    "asked to reconnect": ("ready", lambda story: story.feed(ReconnectRequested())),
+    "failed": ("ready", lambda story: story.feed(SocketFailed(ConnectionFailed("reset")))),
+    "dead": ("ready", let_it_die),
+    "closed": ("ready", lambda story: story.feed(SocketClosed(4000))),
+    "not dialled": ("connecting.dialling", Story.pass_deadline),
+    "without Hello": ("connecting.awaiting_hello", Story.pass_deadline),
+    "without Ready": ("identifying", lambda story: story.pass_until("login_timeout")),
+    "without Resumed": ("resuming", lambda story: story.pass_until("login_resumed_timeout")),
+}
+LOST = {
+    "invalidated": ("ready", lambda story: story.feed(SessionInvalidated(resumable=False))),
+    "closed for a new session": ("ready", lambda story: story.feed(SocketClosed(4009))),
+}
+WAYS: dict[str, tuple[str, Callable[[Story], object]]] = {**RESUMABLE, **LOST}
+
+
+def came_to(state: str) -> Story:
+    """A login in that state; where it resumes, it was ready before."""
+    story = Story()
+    story.feed(LoginRequested())
+    steps: tuple[LoginEvent, ...] = (SocketOpened(), HelloReceived(41.25, 10), ACCEPTED)
+    if state == "resuming":
+        story.feed(*steps, SocketClosed(4000))
+        story.pass_deadline()
+    for event in steps:
+        if story.state != state:
+            story.feed(event)
+    assert story.state == state
+    story.session.login.told.clear()
+    return story
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_of_a_websocket_that_is_lost_neither_socket_nor_heart_is_left(how: str) -> None:
+    state, lose = WAYS[how]
+    story = came_to(state)
+    known, attempts = len(story.effects), story.session.login.attempts
+    lose(story)
+    again = "connecting.dialling" if how == "asked to reconnect" else "backing_off"
+    assert (story.state, story.session.login.attempts) == (again, attempts + 1)
+    assert AbortSocket() in story.effects[known:]
+    assert story.session.heartbeat.state == "stopped"
+    assert len(story.session.shared.timers) == 1
+    assert story.session.login.told == ([MainSessionLost()] if how in LOST else [])
+    if again == "backing_off":
+        dialled = kinds(story.effects).count(OpenSocket)
+        story.pass_deadline()
+        assert (story.state, kinds(story.effects).count(OpenSocket)) == ("connecting.dialling", dialled + 1)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_the_last_attempt_leaves_nothing_and_says_so(how: str) -> None:
+    state, lose = WAYS[how]
+    story = came_to(state)
+    story.session.login.attempts = MAX_ATTEMPTS - 1
+    known = len(story.effects)
+    lose(story)
+    assert (story.state, story.session.heartbeat.state, story.session.shared.timers) == ("down", "stopped", {})
+    assert {AbortSocket, CloseSocket} & set(kinds(story.effects[known:]))
+    assert (story.session.login.session_id, story.session.login.told) == (None, [MainSessionLost()])
+    assert f"after {MAX_ATTEMPTS} attempts" in str(story.session.login.error)
+
+
+@pytest.mark.parametrize("answers", [[], [SocketOpened()]], ids=len)
+def test_a_session_that_can_no_more_be_resumed_is_forgotten(answers: list[LoginEvent]) -> None:
+    story = came_to("ready")
+    story.feed(SocketClosed(4000))
+    story.pass_deadline()
+    story.feed(*answers)
+    story.session.login.attempts = MAX_ATTEMPTS - 1
+    story.pass_deadline()
+    assert (story.state, story.session.login.session_id) == ("down", None)
+    assert story.session.login.told == [MainSessionLost()]
+
+
+@pytest.mark.parametrize("end", [SocketClosed(4004), SocketRefused(CertificateRefused("expired")), LogoutRequested()])
+def test_a_login_that_ends_for_good_forgets_its_session_and_stops_its_heart(end: LoginEvent) -> None:
+    story = came_to("ready")
+    if isinstance(end, SocketRefused):
+        story.feed(ReconnectRequested())
+    known = len(story.effects)
+    story.feed(end)
+    assert (story.state, story.session.heartbeat.state, story.session.shared.timers) == ("down", "stopped", {})
+    assert story.session.login.session_id is None
+    assert story.session.login.told == ([] if isinstance(end, LogoutRequested) else [MainSessionLost()])
+    if isinstance(end, SocketClosed):
+        assert AbortSocket() in story.effects[known:]
+
+
+def test_a_resumed_login_beats_from_hello_on() -> None:
+    story = came_to("resuming")
+    assert story.session.heartbeat.state == "beating.awaiting_ack"
 
 
 def test_an_outage_is_told_by_its_last_close_code() -> None:

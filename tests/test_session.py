@@ -38,6 +38,7 @@ from voicegw.events import (
     DeadlinePassed,
     Event,
     FrameRejected,
+    HostWoke,
     JoinRequested,
     KeyExhausted,
     NoncesMet,
@@ -62,6 +63,7 @@ from voicegw.wire.payloads import (
     HeartbeatRequested,
     HelloReceived,
     ReadyReceived,
+    ResumedReceived,
     Unlisted,
 )
 
@@ -324,6 +326,29 @@ def test_two_unanswered_beats_drop_the_socket_and_resume() -> None:
     world.settle()
     assert world.states["gateway"] == "ready"
     assert len(world.sent(SendResume)) == 1
+
+
+def test_a_host_that_slept_asks_at_once_whether_its_websocket_lives() -> None:
+    world = ready()
+    world.unanswered.add("SendHeartbeat")
+    beats = len(world.sent(SendHeartbeat))
+    world.feed(HostWoke(60.0))
+    assert (world.states["heartbeat"], len(world.sent(SendHeartbeat))) == ("beating.probing", beats + 1)
+    assert world.until(lambda: world.states["gateway"].startswith("resuming"), 10) == pytest.approx(3.0)
+    assert world.states["heartbeat"] == "stopped"
+
+
+@pytest.mark.parametrize("hello", [True, False])
+def test_the_heart_beats_at_once_after_a_resume_with_and_without_hello(hello: bool) -> None:
+    world = ready()
+    world.unanswered |= {"OpenSocket", "SendHeartbeat"}
+    world.server(SocketClosed(1006), numbered=False)
+    beats = len(world.sent(SendHeartbeat))
+    world.server(SocketOpened(), numbered=False)
+    if hello:
+        world.server(HelloReceived(13.75, 8), numbered=False)
+    world.server(ResumedReceived(), numbered=False)
+    assert (world.states["heartbeat"], len(world.sent(SendHeartbeat))) == ("beating.awaiting_ack", beats + 1)
 
 
 def test_a_second_hello_arms_no_second_heart() -> None:

@@ -175,6 +175,15 @@ def test_every_announcement_is_answered_and_before_a_downgrade_both_kinds_of_fra
     assert world.sent(ReleaseStream)[-1] == ENCRYPTED
 
 
+@pytest.mark.parametrize("announced", [0, 1])
+def test_what_is_in_force_at_once_is_not_answered(announced: int) -> None:
+    world = talking()
+    for transition_id in range(7, 7 + announced):
+        announce_group(world, transition_id)
+    world.server(TransitionPrepared(1, 0))
+    assert len(world.sent(SendTransitionReady)) == announced
+
+
 def test_a_downgrade_that_is_executed_drops_the_group() -> None:
     world = talking(E2EEPolicy.ALLOW)
     world.server(TransitionPrepared(0, 7))

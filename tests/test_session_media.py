@@ -263,6 +263,14 @@ def test_speech_is_held_until_the_group_works() -> None:
     assert noticed(world, EncryptionChanged) == [EncryptionChanged(1, f"{1:030d}")]
 
 
+def test_whoever_begins_to_speak_alone_is_held_for_that() -> None:
+    world = World(others=())
+    world.join()
+    world.until(lambda: world.states["dave"] == "waiting.alone", 30)
+    world.feed(SpeechStarted())
+    assert world.states["speech"] == "held.alone"
+
+
 def test_a_group_that_is_long_in_coming_is_said() -> None:
     world = World()
     world.unanswered.add("SendKeyPackage")
