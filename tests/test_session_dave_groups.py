@@ -382,6 +382,21 @@ def test_key_package_and_commit_are_sent_again_after_a_resume_in_the_clear() -> 
     assert (world.states["dave"], again) == ("clear.upgrading", [SendKeyPackage, SendCommitWelcome])
 
 
+@pytest.mark.parametrize("state", ["waiting.group", "waiting.resumed"])
+def test_whoever_waits_for_a_group_waits_alone_only_when_the_last_one_leaves(state: str) -> None:
+    world = World(others=(OTHER, 7))
+    world.unanswered.add("SendKeyPackage")
+    world.join()
+    world.feed(SpeechStarted())
+    if state == "waiting.resumed":
+        world.server(SocketClosed(1006), numbered=False)
+        world.settle()
+    world.server(ClientDisconnected(7))
+    assert (world.states["dave"], world.states["speech"]) == (state, "held.not_ready")
+    world.server(ClientDisconnected(OTHER))
+    assert (world.states["dave"], world.states["speech"]) == ("waiting.alone", "held.alone")
+
+
 def test_a_recovery_is_asked_for_again_after_a_resume_and_has_no_more_time_for_it() -> None:
     world = talking()
     world.unanswered.add("SendKeyPackage")
