@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from voicegw.adapters.dials import DialBudget
+from voicegw.adapters.system import THIS_SYSTEM
 from voicegw.client import VoiceClient
 from voicegw.effects import Notice
 from voicegw.media.sinks import MeasuringSink
@@ -26,6 +28,12 @@ GUILD, CHANNEL, OTHER_CHANNEL = 41771983423143937, 127121515262115840, 127121515
 ALICE, BOB, CAROL = 104694319306248192, 158533742254751744, 852892297661906993
 
 MakeClient = Callable[..., VoiceClient]
+
+
+@pytest.fixture(autouse=True)
+def dials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has the dials of a process of its own, however many come before it."""
+    monkeypatch.setattr(THIS_SYSTEM, "dials", DialBudget(THIS_SYSTEM.random))
 
 
 @pytest.fixture

@@ -95,3 +95,23 @@ def test_a_bots_tests_find_the_fixtures_by_themselves(pytester: pytest.Pytester)
     pytester.makepyfile(BOT_TEST)
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     pytester.runpytest_subprocess().assert_outcomes(passed=4)
+
+
+MANY_TESTS = """
+import pytest
+
+from voicegw.adapters.system import THIS_SYSTEM
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize("number", range(2))
+async def test_a_bot_that_dials_much(voice_server, number):
+    waits = [THIS_SYSTEM.dials.reserve(n / 9, 60.0) for n in range(290)]
+    assert max(waits) < 1
+"""
+
+
+def test_each_test_of_a_bot_has_the_dials_of_a_process(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(MANY_TESTS)
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)

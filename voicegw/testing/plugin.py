@@ -46,10 +46,16 @@ def voice_simulation(request: pytest.FixtureRequest) -> Simulation:
 if ASYNCHRONOUS:
 
     @pytest_asyncio.fixture
-    async def voice_server() -> AsyncIterator[VoiceServer]:
-        """A running local voice server; `voice_server.faults` and its methods make it misbehave."""
+    async def voice_server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[VoiceServer]:
+        """A running local voice server; `voice_server.faults` and its methods make it misbehave.
+
+        A test has the dials of a whole process to spend: 10 a second, 300 in ten minutes.
+        """
+        from voicegw.adapters.dials import DialBudget
+        from voicegw.adapters.system import THIS_SYSTEM
         from voicegw.server import VoiceServer
 
+        monkeypatch.setattr(THIS_SYSTEM, "dials", DialBudget(THIS_SYSTEM.random))
         async with VoiceServer() as server:
             yield server
 
