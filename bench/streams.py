@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.peers import Sender, senders, sending, sink
+from bench.peers import BenchFailed, Sender, senders, sending, sink
 from bench.results import OURS, Result, Settings
 
 PACE = 0.999
@@ -18,13 +18,16 @@ FRAME_MS = 20.0
 
 def keeps_pace(sender: Sender, streams: int, seconds: float, **kind: Any) -> bool:
     """Do all streams send all the time, and is the mean gap between a stream's packets 20 ms?"""
-    with sink() as other, sending(sender, other.port, streams, **kind):
-        time.sleep(WARM_S)
-        other.begin()
-        began = time.monotonic()
-        time.sleep(seconds)
-        arrived = other.end()
-        due = streams * (time.monotonic() - began) * 1000 / FRAME_MS
+    try:
+        with sink() as other, sending(sender, other.port, streams, **kind):
+            time.sleep(WARM_S)
+            other.begin()
+            began = time.monotonic()
+            time.sleep(seconds)
+            arrived = other.end()
+            due = streams * (time.monotonic() - began) * 1000 / FRAME_MS
+    except BenchFailed:  # ours refuses more than it can keep
+        return False
     # Who catches up sends too fast. One packet of each stream may be beyond the window's ends, where no gap is seen.
     even = PACE <= arrived["gap_ms"] / FRAME_MS <= 2 - PACE
     return even and bool(arrived["packets"] >= PACE * due - streams)
@@ -44,7 +47,9 @@ def largest(sender: Sender, guess: int, seconds: float, factor: float, **kind: A
                 break
             factor = max(STEP, factor**0.5)
         kept = again
-    return max(best, 1)
+    if not best:
+        raise BenchFailed(f"{sender.name} keeps no number of streams at pace here")
+    return best
 
 
 def capacity(result: Result, settings: Settings, guesses: dict[str, int], **kind: Any) -> Result:
