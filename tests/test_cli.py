@@ -150,6 +150,23 @@ def test_bad_arguments_are_one_line_and_exit_2(capfd: pytest.CaptureFixture[str]
     assert "--help" in done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("demo", "--seconds", "0"), "argument --seconds: '0' is no time above 0"),
+        (("demo", "--seconds", "x"), "argument --seconds: 'x' is no number of seconds"),
+        (("serve", "--port", "-1"), "argument --port: '-1' is not a port"),
+        (("simulate", "--seeds", "many"), "argument --seeds: 'many' is not a whole number above 0"),
+        (("fleet", "demo", "--workers", "1"), "argument --workers: '1' is not a whole number above 1"),
+        (("record", "--guild", "a"), "argument --guild: 'a' is not an id"),
+    ],
+)
+def test_an_argument_that_cannot_be_says_why(
+    capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in call(capfd, *arguments).err
+
+
 async def test_the_module_is_the_command() -> None:
     async with running("check", "--json") as process:
         done = await finish(process)

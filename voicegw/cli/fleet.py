@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voicegw.cli.console import Commands, Console, count, positive
+from voicegw.cli.console import Commands, Console, count, directory, positive, several
 from voicegw.errors import FleetError
 
 if TYPE_CHECKING:
@@ -190,22 +190,6 @@ def _worker_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ca", type=Path, metavar="FILE", help="one more authority, of a voice server of your own")
     command.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="its host")
     command.add_argument("--allow-private-media", action="store_true", help="its media may be at a private address")
-
-
-def directory(text: str) -> Path:
-    """An argument that is a directory."""
-    path = Path(text)
-    if not path.is_dir():
-        raise ValueError(text)
-    return path
-
-
-def several(text: str) -> int:
-    """An argument that is a number above 1: a call that is handed over goes to another worker."""
-    number = count(text)
-    if number < 2:
-        raise ValueError(text)
-    return number
 
 
 def _drain_arguments(command: argparse.ArgumentParser) -> None:
