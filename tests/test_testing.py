@@ -114,4 +114,5 @@ async def test_a_bot_that_dials_much(voice_server, number):
 
 def test_each_test_of_a_bot_has_the_dials_of_a_process(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MANY_TESTS)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
