@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import pytest
 
+from tests.faults.calls import Hum
+from tests.faults.groups import ALICE, BOB, CAROL, together
+from voicegw.effects import ApplyCommit
 from voicegw.errors import AudioError, GroupError
+from voicegw.events import Event
 from voicegw.media.lane import Lane
 from voicegw.media.sender import READY_FRAMES, StreamMark, StreamSender
 from voicegw.secret import Secret
+from voicegw.testing.simulation import Simulation
 from voicegw.wire.encryption import PREFERRED_MODES, TransportCipher
 from voicegw.wire.rtp import FRAME_TICKS, SILENCE_FRAME, RtpView, parse_rtp
 
@@ -327,3 +333,33 @@ def test_what_is_called_after_the_next_turn_does_not_wait_for_what_is_ready() ->
     stage.turn(2)
     assert heard == [2]
     assert stage.frames() == [b"frame 0", b"frame 1", b"frame 2"]
+
+
+def test_what_was_encrypted_for_a_group_does_not_outlive_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(sim: Simulation) -> None:
+        alice, bob = sim.client(ALICE), sim.client(BOB)
+        await together(sim, alice, bob)
+        alice.play(Hum())
+        await asyncio.sleep(1.0)
+        before: list[int] = []
+        after: list[int] = []
+        apply, follow = alice._group.apply_commit, alice._hands._follow
+
+        def applied(effect: ApplyCommit) -> list[Event]:
+            before.append(len(alice.sender.ready))
+            events = apply(effect)
+            monkeypatch.setattr(alice._hands, "_follow", followed)
+            return events
+
+        def followed(events: Iterable[Event]) -> None:
+            after.append(len(alice.sender.ready))
+            monkeypatch.setattr(alice._hands, "_follow", follow)
+            follow(events)
+
+        monkeypatch.setattr(alice._group, "apply_commit", applied)
+        await together(sim, alice, bob, sim.client(CAROL))
+        assert any(before)
+        assert after
+        assert not any(after)
+
+    Simulation(1).run(story)
