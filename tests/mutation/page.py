@@ -42,9 +42,10 @@ come in this order, so "golden runs" says that no story did:
 
 Tests with real sockets are not asked: a busy machine must not kill a mutant. Nor is anything that compares drawings.
 The figures are those of the last run of each kind in each table and module; what had survived or was only killed by
-golden runs was shown again to the tests that were written for it. Those of the modules, but for `sender.py`, are from
-when golden runs were asked before faults. `.ci/nightly` holds the tables and the modules below to them. Not done: what
-is refused or ignored where no row is, and close codes that are left to the range around them.
+golden runs was shown again to the tests that were written for it. Those of the modules, but for `sender.py` and
+`encryption.py`, are from when golden runs were asked before faults. `.ci/nightly` holds the tables and the modules
+below to them. Not done: what is refused or ignored where no row is, and close codes that are left to the range around
+them.
 """
 KIND_TEXTS = {
     "row": "a row removed",
