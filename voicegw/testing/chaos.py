@@ -97,6 +97,7 @@ ANSWERS = (
 )
 SESSION_BEGINS = frozenset({SendIdentify, SendResume})
 TIMERS = frozenset({ArmTimer, CancelTimer})  # two effects of three; when a timer fires is heard
+ANOTHER_ENDPOINT, NO_ENDPOINT = "c-fra02-another.discord.media:443", "10.0.0.1:443"
 RESUMABLE = (None, 1000, 1001, 1005, 1006, 1011, 1012, 4013, 4015)
 CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
 
@@ -527,8 +528,25 @@ class Chaos:
             world.instead["SendResume"] = lambda effect: [world._stamped(SocketClosed(code))]
         self.fold()
         ahead_s = draw.choice((None, 0.0, 0.05, 20.0))
-        world.hand_over(crash=draw.random() < 0.5, away_s=draw.choice((0.0, 0.05, 3.0, 70.0)), announced_s=ahead_s)
+        crash, away_s = draw.random() < 0.5, draw.choice((0.0, 0.05, 3.0, 70.0))
+        endpoint = draw.choice((None, None, None, ANOTHER_ENDPOINT, NO_ENDPOINT))
+        try:
+            world.hand_over(
+                crash=crash, away_s=away_s, announced_s=ahead_s, endpoint=endpoint, meanwhile=self._while_expected
+            )
+        except EventNotAllowed:
+            self.run.faults["refused wishes"] += 1
         yield from ()
+
+    def _while_expected(self) -> None:
+        """What happens to a call that is dialled ahead, and not there yet."""
+        draw = self._draw
+        if draw.random() < 0.3:
+            return
+        wish = draw.choice((JoinRequested(CHANNEL), LeaveRequested(), FreezeRequested()))
+        happening = draw.choice((self.close, self.close, self.failure, self.group, self.nudge, lambda: iter((wish,))))
+        for event in happening():
+            self._feed(event)
 
     def wear(self) -> Iterator[Event | Stamped]:
         """The key is used up, the path is quiet, gone, or elsewhere."""

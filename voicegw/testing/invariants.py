@@ -152,7 +152,7 @@ class Invariants:
     def _ended(self, stamped: Stamped) -> None:
         if stamped.source == "websocket":
             if isinstance(stamped.event, DialPostponed) and stamped.generation in self.sockets:
-                self.dials -= 1  # it waited for its turn; nothing was dialled
+                self.dials = max(0, self.dials - 1)  # it waited for its turn; nothing was dialled
             self.sockets.discard(stamped.generation)
 
     def _steps(
@@ -226,7 +226,7 @@ class Invariants:
     def _note_socket(self, session: VoiceSession, event: Event | Stamped, effect: OpenSocket) -> None:
         self.sockets.add(effect.generation)
         self.latest["websocket"] = effect.generation
-        self.dials += 1
+        self.dials += session.call.state != "announced"  # what is dialled ahead is no attempt
         self.announced = 0
         try:
             parse_endpoint(session.gateway.endpoint, session.shared.options.allowed_hosts)

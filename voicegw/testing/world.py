@@ -182,13 +182,23 @@ class World:
         self.feed(JoinRequested(channel_id))
         self.settle()
 
-    def hand_over(self, *, crash: bool = False, away_s: float = 0.0, announced_s: float | None = None) -> None:
+    def hand_over(
+        self,
+        *,
+        crash: bool = False,
+        away_s: float = 0.0,
+        announced_s: float | None = None,
+        endpoint: str | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """The call goes on in another process, `away_s` later: frozen before, or taken from its last checkpoint.
 
-        With `announced_s` it was announced there, so long before that it may be dialled ahead.
+        With `announced_s` it was announced there, so long before that it may be dialled ahead: as one of `endpoint`,
+        by default its own. `meanwhile` happens between both.
 
         Raises:
             Violation: an invariant does not hold.
+            EventNotAllowed: what happened meanwhile has begun another call.
         """
         snapshot = self.session.snapshot()
         if not crash:
@@ -201,14 +211,12 @@ class World:
         self._early.clear()
         self._socket = self._udp = 0
         self.now += away_s
-        if announced_s is not None and snapshot.endpoint is not None:
+        if announced_s is not None:
+            endpoint = endpoint or snapshot.endpoint or ENDPOINT  # it may have lost its session since
             version = snapshot.dave_protocol_version
-            self.feed(
-                HandOverAnnounced(
-                    Announcement(snapshot.endpoint, snapshot.channel_id, version, snapshot.external_sender)
-                )
-            )
+            self.feed(HandOverAnnounced(Announcement(endpoint, snapshot.channel_id, version, snapshot.external_sender)))
             self.advance(announced_s)
+            meanwhile()
         self.feed(CallThawed(snapshot))
 
     def sent(self, kind: type[Effect]) -> list[Effect]:
