@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from voicegw.cli.console import Commands, Console, count
 
 if TYPE_CHECKING:
-    from voicegw.testing.chaos import Run
+    from voicegw.testing.run import Run
     from voicegw.testing.storm import StormRun
 
     AnyRun = TypeVar("AnyRun", Run, StormRun)

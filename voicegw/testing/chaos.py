@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 import random
 from array import array
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any
 
-from voicegw.effects import ArmTimer, CancelTimer, Effect, SendIdentify, SendResume, SendSelectProtocol, SendVoiceState
+from voicegw.effects import ArmTimer, CancelTimer, SendIdentify, SendResume, SendSelectProtocol, SendVoiceState
 from voicegw.errors import ConnectionFailed, EventNotAllowed, VoiceTimeout
 from voicegw.events import (
     CommitIgnored,
@@ -51,11 +49,11 @@ from voicegw.events import (
     VoiceStateUpdated,
 )
 from voicegw.secret import Secret
-from voicegw.session import Transition
 from voicegw.signalling import VoiceFlags
 from voicegw.testing.invariants import Violation
 from voicegw.testing.plan import WAIT, WAITS_S, Plan, plan_of
 from voicegw.testing.product import SAMPLES
+from voicegw.testing.run import KEPT_LINES, TOLD, Run, fields_of, row_of
 from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, MEDIA, OTHER, USER, World
 from voicegw.wire.encryption import PREFERRED_MODES
 from voicegw.wire.payloads import (
@@ -76,7 +74,6 @@ from voicegw.wire.payloads import (
     WelcomeReceived,
 )
 
-KEPT_LINES = 50
 GIVE_UP_S = 3600.0
 ANSWERS = (
     "SendVoiceState",
@@ -100,47 +97,6 @@ TIMERS = frozenset({ArmTimer, CancelTimer})  # two effects of three; when a time
 ANOTHER_ENDPOINT, NO_ENDPOINT = "c-fra02-another.discord.media:443", "10.0.0.1:443"
 RESUMABLE = (None, 1000, 1001, 1005, 1006, 1011, 1012, 4013, 4015)
 CLOSE_CODES = (*range(1000, 1016), *range(4000, 4025))
-
-
-Row = tuple[str, int, str, str]
-
-
-@dataclass(slots=True)
-class Run:
-    """What one plan brought; `violation` is None where all invariants held and the call came to ready or to its end.
-
-    `voice_sessions` is how often the call identified or resumed at a voice server. `rows` are the rows that were taken,
-    as (machine, row, state before, state after), `last` the last of all steps.
-    """
-
-    plan: Plan
-    events: int = 0
-    virtual_s: float = 0.0
-    voice_sessions: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    rows: set[Row] = field(default_factory=set)
-    trace_hash: str = ""
-    violation: str | None = None
-    last: deque[Transition] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def seed(self) -> int:
-        """The plan's."""
-        return self.plan.seed
-
-    @property
-    def kind(self) -> str | None:
-        """The id of the invariant that does not hold."""
-        return None if self.violation is None else self.violation[:3]
-
-    @property
-    def tail(self) -> list[str]:
-        """The end of the trace, in lines for people."""
-        return [
-            f"{step.at - World.BEGIN:9.3f} {step.machine} {step.before} --{step.event}--> {step.after} (row {step.row})"
-            for step in self.last
-        ]
 
 
 class Chaos:
@@ -222,7 +178,7 @@ class Chaos:
     def fold(self) -> None:
         """Put what the world has kept into the trace hash and let it go, for runs that are long."""
         world, run = self.world, self.run
-        rows = list(map(_row_of, world.trace))
+        rows = list(map(row_of, world.trace))
         effects = [effect for _, effect in world.effects]
         texts = [
             f"{kind.__name__} {effect.name}" if (kind := type(effect)) in TIMERS else fields_of(effect)  # type: ignore[union-attr]
@@ -234,7 +190,7 @@ class Chaos:
         heard = [event.event if type(event) is Stamped else event for _, event in world.heard]
         names = "\n".join([type(event).__name__ for event in heard])
         times = array("d", [at for at, _ in world.heard])
-        steps = "\n".join(map(_told.__getitem__, rows))
+        steps = "\n".join(map(TOLD.__getitem__, rows))
         self._hash.update(f"{names}\n{steps}\n{told}\n".encode() + times.tobytes())
         run.events += len(world.heard)
         run.voice_sessions += sum(map(SESSION_BEGINS.__contains__, map(type, effects)))
@@ -601,29 +557,3 @@ def run_seed(seed: int) -> Run:
     if run.violation is None:
         run.last.clear()
     return run
-
-
-def fields_of(effect: Effect) -> str:
-    """An effect's name and fields as text; what `repr` says, at a third of its time."""
-    kind = type(effect)
-    getter = _getters.get(kind)
-    if getter is None:
-        names = [one.name for one in fields(kind)]
-        getter = _getters[kind] = operator.attrgetter(*names) if names else lambda effect: ()
-    return f"{kind.__name__} {getter(effect)}"
-
-
-_getters: dict[type, Callable[[Any], object]] = {}
-
-
-class _Told(dict[Row, str]):
-    """Rows as text; what was told once is known."""
-
-    def __missing__(self, row: Row) -> str:
-        machine, number, _, after = row
-        text = self[row] = f"{machine} {number} {after}"
-        return text
-
-
-_told = _Told()
-_row_of = operator.itemgetter(*map(Transition._fields.index, ("machine", "row", "before", "after")))

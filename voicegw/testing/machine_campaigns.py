@@ -42,9 +42,10 @@ from voicegw.gateway import LONGEST_QUEUE_S
 from voicegw.secret import Secret
 from voicegw.session import E2EEPolicy
 from voicegw.testing.campaign import CampaignRun
-from voicegw.testing.chaos import Chaos, Run
+from voicegw.testing.chaos import Chaos
 from voicegw.testing.invariants import Violation
 from voicegw.testing.plan import Plan
+from voicegw.testing.run import Run
 from voicegw.testing.world import CANARY, CHANNEL, ENDPOINT, OTHER, World
 from voicegw.wire.payloads import ClientDisconnected, ClientsConnected, CommitAnnounced
 

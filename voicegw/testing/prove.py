@@ -20,8 +20,9 @@ from voicegw.session import SESSIONS, E2EEPolicy
 from voicegw.tables.check import Violation
 from voicegw.tables.flow import way_to
 from voicegw.tables.model import REFUSE, Table, Transition
-from voicegw.testing.chaos import Chaos, Run
+from voicegw.testing.chaos import Chaos
 from voicegw.testing.product import explore
+from voicegw.testing.run import Run
 
 Taken = tuple[str, int, str, str]
 """A machine, the number of the row that was taken, the state before and the state after."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from voicegw.events import Event, JoinRequested, Stamped
-from voicegw.testing.chaos import Chaos, Run
+from voicegw.testing.chaos import Chaos
 from voicegw.testing.plan import WAIT, Plan, Step
+from voicegw.testing.run import Run
 
 PLAIN = (
     {"latency_s": 0.0},
