@@ -187,4 +187,5 @@ class VoiceSession:
             taken = machine.fire(event)
             if taken is not None and self.observer is not None:
                 now, row = self.shared.now, taken.row.number
-                self.observer(Transition(machine.machine, before, event.name, machine.state, now, row))
+                step = (machine.machine, before, event.name, machine.state, now, row)
+                self.observer(tuple.__new__(Transition, step))  # a third of the time that its own constructor takes

@@ -269,7 +269,8 @@ class World:
         if coming and coming[0][0] <= self.now:
             self.feed(heapq.heappop(coming)[2])
         else:
-            name = min([name for name, at in {**self._timers, **self._early}.items() if at == due])
+            timers = {**self._timers, **self._early} if self._early else self._timers
+            name = min([name for name, at in timers.items() if at == due])
             self.feed(DeadlinePassed(name, self._timers[name]))
         return True
 
@@ -284,7 +285,8 @@ class World:
             return
         if isinstance(effect, CancelTimer):
             self._timers.pop(effect.name, None)
-            self._early.pop(effect.name, None)
+            if self._early:
+                self._early.pop(effect.name, None)
             return
         kind = type(effect)
         do = HANDS.get(kind)
