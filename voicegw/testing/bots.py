@@ -72,7 +72,8 @@ class Bot:
         self.client = self._make()
 
     def _make(self) -> SimulatedClient:
-        address = f"10.0.{self.user_id}.{next(self._lives)}"
+        life = next(self._lives)
+        address = f"10.{life // 250}.{self.user_id}.{life % 250}"
         client = self.sim.client(self.user_id, address=address, signalling=self.signalling, **self._options)
         client.system.keys = KeyTable()  # a process of its own knows no key
         self.watch.client(client)
