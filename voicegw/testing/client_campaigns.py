@@ -98,7 +98,7 @@ class Cast:
         """Take what a call has counted into the figures; once, before its client goes."""
         client = bot.client
         self.figures["calls"] += 1
-        self.figures["dials"] += client.tally.transitions["gateway", "connect_requested"]
+        self.figures["connects"] += client.tally.transitions["gateway", "connect_requested"]
         self.figures["reconnects"] += client.tally.reconnects
         self.figures["epochs"] += client.tally.epochs
         self.figures["sent"] += client.stats.packets
